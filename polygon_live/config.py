@@ -1,0 +1,350 @@
+"""Settings: secrets and addresses from the environment, operational settings with safe defaults.
+
+The two kinds never mix. Secrets are wrapped, so that a log line, a traceback or ``/state`` shows ``***``; any secret
+``X`` may also be given as ``X_FILE``, the path of a file that holds it.
+"""
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final, TypeVar
+from urllib.parse import urlsplit
+
+import attrs
+import platformdirs
+
+from polygon_live.errors import ConfigurationError
+from polygon_live.model import FOURTEEN_SYMBOLS
+
+PREFIX: Final = "POLYGON_LIVE_"
+WS_URLS: Final = ("wss://socket.massive.com/forex", "wss://socket.polygon.io/forex")
+
+V = TypeVar("V")
+
+
+class Secret:
+    """A string that shows itself only to who asks by name."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """The value itself, for the one place that needs it."""
+        return self._value
+
+    def __repr__(self) -> str:
+        """Never the value."""
+        return "Secret('***')"
+
+    def __eq__(self, other: object) -> bool:
+        """By value."""
+        return isinstance(other, Secret) and other._value == self._value
+
+    def __hash__(self) -> int:
+        """By value."""
+        return hash(self._value)
+
+
+@attrs.frozen
+class Limits:
+    """What the validator refuses and what it marks. The figures argue from real ticks, on holidays, when markets are
+    thinnest: 9,500 EURUSD quotes of 2020-01-01 and 1,000 USDJPY quotes of 2013-01-01. Metals and the 17:00 New York
+    rollover are not in those files: for them the figures are unverified, which is why they are far out.
+    """
+
+    max_spread_bps: float = 1000.0
+    """Reject above. Seen: at most 6.4 (EURUSD) and 8.4 (USDJPY). 10 % is beyond any rollover or crash of a pair."""
+    max_price_factor: float = 3.0
+    """Reject a mid this many times above or below the symbol's last. A decimal shift is 10; seen: 1.0003."""
+    reanchor_ticks: int = 3
+    """So many ticks in a row that agree with each other, though not with the last price, are the new price."""
+    reanchor_agreement_bps: float = 100.0
+    """How far apart two such ticks may be: wide against any tick-to-tick jump, narrow against a shifted decimal."""
+    suspect_jump_bps: float = 50.0
+    """Mark above. Seen from tick to tick: at most 1.9 (EURUSD) and 2.4 (USDJPY); twenty times that is unusual."""
+    max_future_seconds: float = 3600.0
+    """Reject timestamps further ahead of the collector's clock."""
+    max_age_seconds: float = 72 * 3600.0
+    """Reject timestamps further back: the table keeps three days."""
+
+
+@attrs.frozen
+class Operational:
+    """What operators may change while the collector runs. These are the safe defaults."""
+
+    symbols: tuple[str, ...] = FOURTEEN_SYMBOLS
+    websocket_reconnect_delay: float = 5.0
+    """Seconds before the first reconnect; doubles up to a minute (or up to this, if it is more)."""
+    limits: Limits = Limits()
+
+
+@attrs.frozen
+class KafkaAccess:
+    """How to reach Kafka."""
+
+    brokers: tuple[str, ...]
+    security_protocol: str = "PLAINTEXT"
+    sasl_mechanism: str | None = None
+    sasl_username: str | None = None
+    sasl_password: Secret | None = None
+    ca_file: Path | None = None
+
+
+@attrs.frozen
+class NatsAccess:
+    """How to reach NATS. The URLs may carry credentials, so they are secrets too."""
+
+    urls: tuple[Secret, ...]
+    creds_file: Path | None = None
+
+
+@attrs.frozen
+class HttpServer:
+    """Where the status server listens. A port of 0 takes a free one."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    token: Secret | None = None
+    """If set, everything but /health* and /metrics asks for ``Authorization: Bearer TOKEN``."""
+
+
+def default_data_dir() -> Path:
+    """The platform's folder for state that must survive a restart."""
+    return Path(platformdirs.user_state_dir("polygon-live"))
+
+
+@attrs.frozen
+class Settings:
+    """Everything that a running collector must know and no operator changes while it runs."""
+
+    api_key: Secret
+    timescale_dsn: Secret
+    nats: NatsAccess
+    kafka: KafkaAccess
+    ws_urls: tuple[str, ...] = WS_URLS
+    http: HttpServer = HttpServer()
+    data_dir: Path = attrs.Factory(default_data_dir)
+    collector_id: str = "polygon-live-1"
+    tenant_id: str = "system"
+    log_level: str = "info"
+    log_format: str = "auto"
+    grace_seconds: float = 5.0
+    """How long a stop may take: the sinks write what they hold until then."""
+    nats_live_max_age_seconds: float = 10.0
+    """Older ticks go to ``ticks.SYMBOL.late``: readers of ``ticks.SYMBOL`` take what they get for now."""
+    frames_max_bytes: int = 64 * 2**20
+    """Received and not yet judged; what does not fit is dropped and counted."""
+    sink_queue_ticks: int = 200_000
+    """Accepted and not yet taken by one sink; what does not fit is dropped for that sink and counted."""
+    simulated: bool = False
+    """Set by ``demo``, never from the environment: the prices are not a market's, and every answer says so."""
+
+    def secrets(self) -> tuple[str, ...]:
+        """Every value that must not appear in any output."""
+        held = [self.api_key, self.timescale_dsn, *self.nats.urls, self.kafka.sasl_password, self.http.token]
+        found = [s.reveal() for s in held if s is not None]
+        for url in (self.timescale_dsn, *self.nats.urls):
+            found += _passwords(url.reveal())
+        return tuple(s for s in found if s)
+
+
+def settings_from(environ: Mapping[str, str]) -> Settings:
+    """Read the settings. Raises ConfigurationError that names every missing and every wrong variable at once."""
+    env = _Environment(environ)
+    settings = Settings(
+        api_key=env.secret("POLYGON_API_KEY", "the key of your Polygon.io (Massive) account"),
+        timescale_dsn=env.secret(PREFIX + "TIMESCALE_DSN", "e.g. postgresql://user:password@host:5432/database"),
+        nats=NatsAccess(
+            urls=tuple(
+                Secret(u)
+                for u in _commas(env.secret(PREFIX + "NATS_URLS", "e.g. nats://host:4222,nats://host2:4222").reveal())
+            ),
+            creds_file=env.optional(PREFIX + "NATS_CREDS_FILE", _file),
+        ),
+        kafka=KafkaAccess(
+            brokers=tuple(_commas(env.required(PREFIX + "KAFKA_BROKERS", "e.g. host:9092,host2:9092"))),
+            security_protocol=env.get(
+                PREFIX + "KAFKA_SECURITY_PROTOCOL",
+                _one_of("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"),
+                "PLAINTEXT",
+            ),
+            sasl_mechanism=env.optional(
+                PREFIX + "KAFKA_SASL_MECHANISM", _one_of("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
+            ),
+            sasl_username=env.optional(PREFIX + "KAFKA_SASL_USERNAME", str),
+            sasl_password=env.optional_secret(PREFIX + "KAFKA_SASL_PASSWORD"),
+            ca_file=env.optional(PREFIX + "KAFKA_CA_FILE", _file),
+        ),
+        ws_urls=env.get(PREFIX + "WS_URLS", _ws_urls, WS_URLS),
+        http=HttpServer(
+            host=env.get(PREFIX + "HTTP_HOST", str, "127.0.0.1"),
+            port=env.get(PREFIX + "HTTP_PORT", _port, 8000),
+            token=env.optional_secret(PREFIX + "HTTP_TOKEN"),
+        ),
+        data_dir=env.get(PREFIX + "DATA_DIR", Path, default_data_dir()),
+        collector_id=env.get(PREFIX + "COLLECTOR_ID", _identifier, "polygon-live-1"),
+        tenant_id=env.get(PREFIX + "TENANT_ID", _identifier, "system"),
+        log_level=env.get(PREFIX + "LOG_LEVEL", _one_of("debug", "info", "warning", "error"), "info"),
+        log_format=env.get(PREFIX + "LOG_FORMAT", _one_of("auto", "console", "json"), "auto"),
+        grace_seconds=env.get(PREFIX + "GRACE_SECONDS", _positive, 5.0),
+        nats_live_max_age_seconds=env.get(PREFIX + "NATS_LIVE_MAX_AGE_SECONDS", _positive, 10.0),
+        sink_queue_ticks=env.get(PREFIX + "SINK_QUEUE_TICKS", _count, 200_000),
+    )
+    if settings.kafka.security_protocol.startswith("SASL") and not (
+        settings.kafka.sasl_mechanism and settings.kafka.sasl_username and settings.kafka.sasl_password
+    ):
+        env.faults.append(
+            f"{PREFIX}KAFKA_SECURITY_PROTOCOL is {settings.kafka.security_protocol}, so {PREFIX}KAFKA_SASL_MECHANISM, "
+            f"{PREFIX}KAFKA_SASL_USERNAME and {PREFIX}KAFKA_SASL_PASSWORD must be set too"
+        )
+    if env.faults:
+        raise ConfigurationError(*env.faults)
+    return settings
+
+
+def wants_demo(environ: Mapping[str, str]) -> bool:
+    """Whether none of the key and the three addresses is set, as a file or by value: then ``just run`` is the demo."""
+    names = ("POLYGON_API_KEY", *(PREFIX + n for n in ("TIMESCALE_DSN", "NATS_URLS", "KAFKA_BROKERS")))
+    return not any(environ.get(n) or environ.get(n + "_FILE") for n in names)
+
+
+class _Environment:
+    """Reads variables and gathers what is wrong with them, so that one start tells everything."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self.environ = environ
+        self.faults: list[str] = []
+
+    def required(self, name: str, hint: str) -> str:
+        value = self.environ.get(name, "").strip()
+        if not value:
+            self.faults.append(f"{name} is not set: {hint}")
+        return value
+
+    def secret(self, name: str, hint: str) -> Secret:
+        found = self._secret(name)
+        if not found:
+            also = f" (or {name}_FILE, the path of a file that holds it)"
+            if not any(f.startswith(f"{name}_FILE") for f in self.faults):
+                self.faults.append(f"{name} is not set{also}: {hint}")
+        return Secret(found)
+
+    def optional_secret(self, name: str) -> Secret | None:
+        found = self._secret(name)
+        return Secret(found) if found else None
+
+    def optional(self, name: str, read: Callable[[str], V]) -> V | None:
+        return self.get(name, read, None)
+
+    def get(self, name: str, read: Callable[[str], V], default: V) -> V:
+        value = self.environ.get(name, "").strip()
+        if not value:
+            return default
+        try:
+            return read(value)
+        except ValueError as why:
+            self.faults.append(f"{name} is {value!r}: {why}")
+            return default
+
+    def _secret(self, name: str) -> str:
+        value = self.environ.get(name, "").strip()
+        path = self.environ.get(f"{name}_FILE", "").strip()
+        if value and path:
+            self.faults.append(f"{name}_FILE and {name} are both set: leave one of them out")
+        if value or not path:
+            return value
+        try:
+            value = Path(path).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as why:
+            reason = os.strerror(why.errno) if isinstance(why, OSError) and why.errno else "it is not text"
+            self.faults.append(f"{name}_FILE is {path!r}, which can't be read: {reason}")
+            return ""
+        if not value:
+            self.faults.append(f"{name}_FILE is {path!r}, and that file is empty")
+        return value
+
+
+def _commas(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _ws_urls(text: str) -> tuple[str, ...]:
+    urls = tuple(_commas(text))
+    for url in urls:
+        parts = urlsplit(url)
+        if parts.scheme not in {"ws", "wss"} or not parts.hostname:
+            msg = f"{url!r} is not a WebSocket address; write it like {WS_URLS[0]}"
+            raise ValueError(msg)
+    return urls
+
+
+def _one_of(*allowed: str) -> Callable[[str], str]:
+    by_fold = {a.casefold(): a for a in allowed}
+
+    def read(text: str) -> str:
+        try:
+            return by_fold[text.casefold()]
+        except KeyError:
+            msg = f"it must be one of {', '.join(allowed)}"
+            raise ValueError(msg) from None
+
+    return read
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        msg = "a port is a whole number from 0 to 65535"
+        raise ValueError(msg)
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        msg = "it must be a whole number above 0"
+        raise ValueError(msg)
+    return int(text)
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < 1e9:
+        msg = "it must be a number above 0"
+        raise ValueError(msg)
+    return value
+
+
+def _identifier(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", text):
+        msg = "use 1 to 64 letters, digits, '-', '_' or '.'"
+        raise ValueError(msg)
+    return text
+
+
+def _file(text: str) -> Path:
+    path = Path(text)
+    if not path.is_file():
+        msg = "there is no such file"
+        raise ValueError(msg)
+    return path
+
+
+def _passwords(address: str) -> list[str]:
+    """The password inside a URL or a libpq key=value string, if there is one."""
+    if "://" in address:
+        try:
+            parts = urlsplit(address)
+        except ValueError:
+            return []
+        return (
+            [parts.password]
+            if parts.password
+            else ([parts.username] if parts.username and parts.scheme in {"nats", "tls"} else [])
+        )
+    found = re.search(r"password\s*=\s*('(?:[^'\\]|\\.)*'|\S+)", address)
+    return [found[1].strip("'")] if found else []

@@ -1,0 +1,169 @@
+"""Polygon's forex messages, both directions: the one vocabulary of the collector and of the stand-in.
+
+No input or output happens here. Everything a server sends is a JSON array of events told apart by ``ev``; everything
+a client sends is one object with ``action`` and ``params``. Facts: Polygon's published specification and dated
+observations of the live feed; where they differ (the greeting's status, ``x`` as a string) both are accepted.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import msgspec
+
+
+class Quote(msgspec.Struct, frozen=True, gc=False, tag_field="ev", tag="C"):
+    """A `C` event: pair, exchange id, ask, bid, Unix milliseconds. ``x`` may come as an int or as a string."""
+
+    p: str
+    a: float
+    b: float
+    t: int
+    x: int | str | None = None
+
+
+class Status(msgspec.Struct, frozen=True, gc=False, tag_field="ev", tag="status"):
+    """What the server says about the connection itself."""
+
+    status: str
+    message: str = ""
+
+
+class MinuteAggregate(msgspec.Struct, frozen=True, gc=False, tag_field="ev", tag="CA"):
+    """Known, not collected."""
+
+
+class SecondAggregate(msgspec.Struct, frozen=True, gc=False, tag_field="ev", tag="CAS"):
+    """Known, not collected."""
+
+
+class Request(msgspec.Struct, frozen=True):
+    """What the client sends: ``auth`` with the key, ``subscribe`` and ``unsubscribe`` with comma-separated topics."""
+
+    action: str
+    params: str
+
+    def __repr__(self) -> str:
+        """Without ``params``: it may be the key."""
+        return f"Request({self.action})"
+
+
+Event = Quote | Status | MinuteAggregate | SecondAggregate
+
+
+class Frame(msgspec.Struct, frozen=True, gc=False):
+    """One message as it came, and when (Unix ms on the collector's clock). Its ``len()`` is what it weighs."""
+
+    data: str | bytes
+    received_ms: int
+
+    def __len__(self) -> int:
+        """Characters or bytes."""
+        return len(self.data)
+
+
+class Undecodable(msgspec.Struct, frozen=True):
+    """An element, or a whole frame, that is none of the known events. ``reason`` is one of ``bad_frame`` (the frame
+    is no JSON array), ``bad_event`` (no object, or an unknown ``ev``), ``bad_field`` (missing or wrong-typed).
+    """
+
+    reason: str
+    detail: str
+    raw: str
+
+
+_whole = msgspec.json.Decoder(list[Event])
+_elements = msgspec.json.Decoder(list[msgspec.Raw])
+_one = msgspec.json.Decoder(Event)
+_encoder = msgspec.json.Encoder()
+_KNOWN: Final = {"C", "status", "CA", "CAS"}
+_RAW_LIMIT: Final = 2000
+
+
+def decode(frame: str | bytes) -> Sequence[Event | Undecodable]:
+    """Every event of one frame, in order; what can't be read becomes Undecodable and costs its neighbours nothing.
+
+    Never raises, whatever the frame holds. The fast way first: the whole frame typed at once. Then element by element.
+    Then the standard library, because msgspec refuses a whole frame for one ``NaN``.
+    """
+    try:
+        return _whole.decode(frame)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return list(_decode_slowly(frame))
+
+
+def _decode_slowly(frame: str | bytes) -> Iterator[Event | Undecodable]:
+    try:
+        raws = _elements.decode(frame)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        yield from _decode_leniently(frame)
+        return
+    for raw in raws:
+        try:
+            yield _one.decode(raw)
+        except (msgspec.DecodeError, UnicodeError, RecursionError) as why:
+            yield _undecodable(bytes(raw).decode("utf-8", "backslashreplace"), why)
+
+
+def _decode_leniently(frame: str | bytes) -> Iterator[Event | Undecodable]:
+    text = frame if isinstance(frame, str) else frame.decode("utf-8", "backslashreplace")
+    try:
+        elements = json.loads(text)
+    except (ValueError, RecursionError) as why:
+        yield Undecodable("bad_frame", f"the frame is not JSON: {why}", text[:_RAW_LIMIT])
+        return
+    if not isinstance(elements, list):
+        yield Undecodable(
+            "bad_frame", f"the frame is a JSON {type(elements).__name__}, not an array", text[:_RAW_LIMIT]
+        )
+        return
+    for element in elements:
+        try:
+            yield msgspec.convert(element, Event)
+        except (msgspec.ValidationError, RecursionError) as why:
+            yield _undecodable(json.dumps(element), why)
+
+
+def _undecodable(raw: str, why: Exception) -> Undecodable:
+    try:
+        element: Any = json.loads(raw)
+    except (ValueError, RecursionError):
+        element = None
+    kind = element.get("ev") if isinstance(element, dict) else None
+    known = isinstance(kind, str) and kind in _KNOWN
+    return Undecodable("bad_field" if known else "bad_event", str(why), raw[:_RAW_LIMIT])
+
+
+def may_hold_status(frame: str | bytes) -> bool:
+    """Whether the frame could hold a status event. False is certain and costs one search; data frames say no."""
+    return "status" in frame if isinstance(frame, str) else b"status" in frame
+
+
+def statuses(frame: str | bytes) -> list[Status]:
+    """Only the status events of a frame."""
+    return [event for event in decode(frame) if isinstance(event, Status)]
+
+
+def topic(pair: str) -> str:
+    """The subscription topic of a pair in slash form: ``C.EUR/USD``."""
+    return f"C.{pair}"
+
+
+def authenticate(key: str) -> str:
+    """The login message. The key travels here and nowhere else."""
+    return encode(Request("auth", key))
+
+
+def subscribe(pairs: Sequence[str]) -> str:
+    """One message for all these pairs."""
+    return encode(Request("subscribe", ",".join(map(topic, pairs))))
+
+
+def unsubscribe(pairs: Sequence[str]) -> str:
+    """One message for all these pairs."""
+    return encode(Request("unsubscribe", ",".join(map(topic, pairs))))
+
+
+def encode(message: Request | Sequence[Event]) -> str:
+    """The text of one frame."""
+    return _encoder.encode(message).decode()
