@@ -1,0 +1,246 @@
+"""Normalise and judge: from Polygon's events to numbered ticks, or to rejects with a reason each.
+
+Synchronous and without IO. State per symbol: the last accepted mid (the reference for jumps), the newest timestamp,
+and the last event as it came (to know an exact repeat). A tick is never held back: it goes on, marked if unusual, or
+it is rejected at once. A slow feed or a wrong clock is no tick's fault: it shows in the snapshot's ``skew_ms``.
+"""
+
+import math
+import statistics
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Sequence
+from typing import Final
+
+from polygon_live import wire
+from polygon_live.calendar import Sessions
+from polygon_live.config import Limits
+from polygon_live.model import EVENT_QUOTE, SOURCE_LIVE, Reject, Tick, canonical_symbol, evidence
+from polygon_live.status import SymbolSnapshot, ValidatorSnapshot
+
+SECONDS_BELOW: Final = 100_000_000_000
+"""As milliseconds this is March 1973; as seconds, the year 5138. A market timestamp below it is in seconds."""
+MICROSECONDS_FROM: Final = 100_000_000_000_000
+"""As milliseconds the year 5138; as microseconds, March 1973. A market timestamp from here on is in µs or ns."""
+BPS: Final = 10_000.0
+SKEW_WINDOW: Final = 255
+LEAST_PRICE: Final = 1e-8
+MOST_PRICE: Final = 1e12
+"""No pair is quoted outside; inside, sums cannot overflow and 9 decimals cannot round a mid to zero."""
+
+
+class _Track:
+    """What is remembered of one symbol."""
+
+    __slots__ = (
+        "accepted",
+        "candidate",
+        "candidates",
+        "heard",
+        "last",
+        "late",
+        "mid",
+        "newest_ms",
+        "rejected",
+        "suspect",
+        "symbol",
+        "tick",
+    )
+
+    def __init__(self, symbol: str) -> None:
+        self.symbol = symbol
+        self.mid: float | None = None
+        self.newest_ms = 0
+        self.last: wire.Quote | None = None
+        self.candidate = 0.0
+        self.candidates = 0
+        self.tick: Tick | None = None
+        self.heard = -math.inf
+        self.accepted = self.rejected = self.late = self.suspect = 0
+
+
+class Validator:
+    """Judges events one by one, in the order in which they came.
+
+    ``now_ms`` is the collector's clock (Unix ms). ``first_seq`` is the number of the first accepted tick.
+    """
+
+    def __init__(self, symbols: Collection[str], limits: Limits, *, now_ms: Callable[[], int], first_seq: int) -> None:
+        self._tracks = {symbol: _Track(symbol) for symbol in symbols}
+        self._by_pair: dict[str, _Track] = {}
+        self._limits = limits
+        self._now_ms = now_ms
+        self._skews: deque[int] = deque(maxlen=SKEW_WINDOW)
+        self._ignored: Counter[str] = Counter()
+        self._first_seq = first_seq
+        self.last_seq = first_seq - 1
+
+    def judge(self, frames: Sequence[wire.Frame], heard: float) -> tuple[list[Tick], list[Reject]]:
+        """The ticks of these frames in order, numbered, and the rejects. ``heard`` is the time on the caller's clock,
+        kept per symbol for ``heard()``. Never raises, whatever the frames hold.
+        """
+        ticks: list[Tick] = []
+        rejects: list[Reject] = []
+        now_ms = self._now_ms()
+        for frame in frames:
+            for event in wire.decode(frame.data):
+                if isinstance(event, wire.Quote):
+                    self._judge_quote(event, frame.received_ms, now_ms, heard, ticks, rejects)
+                elif isinstance(event, wire.Undecodable):
+                    rejects.append(
+                        Reject("validate", event.reason, event.detail, evidence(event.raw), frame.received_ms)
+                    )
+                elif not isinstance(event, wire.Status):
+                    self._ignored[type(event).__name__] += 1
+        return ticks, rejects
+
+    @property
+    def accepted(self) -> int:
+        """How many ticks were numbered."""
+        return self.last_seq - self._first_seq + 1
+
+    def heard(self, symbol: str) -> float:
+        """When the symbol's last event was judged, on the clock of ``judge``'s callers; -inf if never."""
+        return self._tracks[symbol].heard
+
+    def snapshot(self, sessions: Sessions) -> ValidatorSnapshot:
+        """As of now; ``sessions`` tells whose market is open."""
+        now_ms = self._now_ms()
+        tracks = self._tracks.values()
+        newest = max((t.tick for t in tracks if t.tick is not None), key=lambda tick: tick.seq, default=None)
+        return ValidatorSnapshot(
+            accepted=self.accepted,
+            ignored=dict(self._ignored),
+            last_seq=newest.seq if newest else None,
+            last_accepted_ms=newest.received_ms if newest else None,
+            skew_ms=statistics.median(self._skews) if self._skews else None,
+            symbols=tuple(
+                SymbolSnapshot(
+                    symbol=t.symbol,
+                    accepted=t.accepted,
+                    rejected=t.rejected,
+                    late=t.late,
+                    suspect=t.suspect,
+                    market_open=sessions(t.symbol, now_ms) is not None,
+                    last=t.tick,
+                )
+                for t in tracks
+            ),
+        )
+
+    def _judge_quote(
+        self, quote: wire.Quote, received_ms: int, now_ms: int, heard: float, ticks: list[Tick], rejects: list[Reject]
+    ) -> None:
+        track = self._by_pair.get(quote.p) or self._find(quote.p)
+        if track is None:
+            fault = "unknown_pair", f"the pair {quote.p[:40]!r} is not among the symbols that are collected"
+            rejects.append(Reject("validate", *fault, evidence(wire.encode([quote])), received_ms))
+            return
+        track.heard = heard
+        refused = self._fault(quote, track, now_ms)
+        if refused is not None:
+            track.rejected += 1
+            rejects.append(
+                Reject("validate", *refused, evidence(wire.encode([quote])), received_ms, symbol=track.symbol)
+            )
+            return
+        ticks.append(self._accept(quote, track, received_ms))
+
+    def _find(self, pair: str) -> _Track | None:
+        """Remembers only pairs that are collected: a feed of nonsense must not fill the memory."""
+        try:
+            track = self._tracks.get(canonical_symbol(pair))
+        except ValueError:
+            return None
+        if track is not None:
+            self._by_pair[pair] = track
+        return track
+
+    def _fault(self, quote: wire.Quote, track: _Track, now_ms: int) -> tuple[str, str] | None:
+        """The reason to reject and its sentence, or None. Cheap tests first; nearly all ticks pass all of them."""
+        limits = self._limits
+        bid, ask, t = quote.b, quote.a, quote.t
+        if not (LEAST_PRICE <= bid <= ask <= MOST_PRICE):
+            return _price_fault(bid, ask)
+        spread_bps = (ask - bid) / (ask + bid) * 2 * BPS
+        if spread_bps > limits.max_spread_bps:
+            return "spread", f"the spread is {spread_bps:.0f} bps; at most {limits.max_spread_bps:g} is believed"
+        if not SECONDS_BELOW <= t < MICROSECONDS_FROM:
+            unit = "seconds or nothing" if t < SECONDS_BELOW else "microseconds or nanoseconds"
+            return "timestamp_unit", f"the timestamp {t} is not in milliseconds; it looks like {unit}"
+        if t > now_ms + limits.max_future_seconds * 1000:
+            return "timestamp_future", f"the timestamp is {(t - now_ms) / 1000:.0f} s ahead of the collector's clock"
+        if t < now_ms - limits.max_age_seconds * 1000:
+            return "timestamp_old", f"the timestamp is {(now_ms - t) / 3_600_000:.1f} h old; the table keeps 72 h"
+        if quote.x is not None and _exchange(quote.x) is None:
+            return "bad_field", f"the exchange {str(quote.x)[:40]!r} is not a number of at most nine digits"
+        if quote == track.last:
+            return "repeat", "the same pair, exchange, time, bid and ask as the tick before"
+        return self._factor_fault((bid + ask) / 2, track)
+
+    def _factor_fault(self, mid: float, track: _Track) -> tuple[str, str] | None:
+        """A decimal shift. Ticks that keep agreeing with each other instead are a new price, and become the anchor."""
+        factor = self._limits.max_price_factor
+        if track.mid is None or track.mid / factor < mid < track.mid * factor:
+            track.candidates = 0
+            return None
+        agrees = track.candidates and abs(mid / track.candidate - 1) * BPS <= self._limits.reanchor_agreement_bps
+        track.candidates = track.candidates + 1 if agrees else 1
+        track.candidate = mid
+        if track.candidates >= self._limits.reanchor_ticks:
+            track.candidates = 0
+            return None
+        return "price_factor", f"the price {mid:g} is more than {factor:g} times off the last one, {track.mid:g}"
+
+    def _accept(self, quote: wire.Quote, track: _Track, received_ms: int) -> Tick:
+        bid, ask, t = quote.b, quote.a, quote.t
+        mid = round((bid + ask) / 2, 9)
+        reference = track.mid
+        suspect = reference is not None and abs(mid / reference - 1) * BPS > self._limits.suspect_jump_bps
+        late = t < track.newest_ms
+        if not late:
+            track.newest_ms = t
+            track.mid = mid
+            self._skews.append(received_ms - t)
+        track.last = quote
+        track.accepted += 1
+        track.late += late
+        track.suspect += suspect
+        self.last_seq += 1
+        track.tick = Tick(
+            track.symbol,
+            bid,
+            ask,
+            mid,
+            round(ask - bid, 9),
+            t,
+            t,
+            None if quote.x is None else _exchange(quote.x),
+            SOURCE_LIVE,
+            EVENT_QUOTE,
+            self.last_seq,
+            received_ms,
+            late,
+            suspect,
+        )
+        return track.tick
+
+
+def _price_fault(bid: float, ask: float) -> tuple[str, str]:
+    if not (math.isfinite(bid) and math.isfinite(ask)):
+        return "price_not_finite", f"bid {bid} and ask {ask} are not both numbers"
+    if bid < 0 or ask < 0:
+        return "price_negative", f"bid {bid} or ask {ask} is negative"
+    if bid == 0 or ask == 0:
+        return "price_zero", f"bid {bid} or ask {ask} is zero"
+    if bid > ask:
+        return "crossed", f"bid {bid} is above ask {ask}"
+    return "price_absurd", f"bid {bid} or ask {ask} is outside {LEAST_PRICE:g} to {MOST_PRICE:g}"
+
+
+def _exchange(x: int | str) -> int | None:
+    """The exchange id as an int; None if it can't be one. The specification's own example has it as a string."""
+    if isinstance(x, str):
+        if not (x.isascii() and x.isdecimal() and len(x) < 10):
+            return None
+        x = int(x)
+    return x if 0 <= x < 1_000_000_000 else None

@@ -1,0 +1,303 @@
+import csv
+import json
+import math
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from polygon_live.calendar import always_open
+from polygon_live.config import Limits
+from polygon_live.model import FOURTEEN_SYMBOLS, Reject, Tick, canonical_symbol, encode
+from polygon_live.validate import Validator
+from polygon_live.wire import Frame, Quote
+from polygon_live.wire import encode as encode_wire
+
+NOW = 1_577_916_000_000
+HOUR = 3_600_000
+
+
+class Judge:
+    """A validator with a clock set by hand."""
+
+    def __init__(self, symbols: Sequence[str] = ("EURUSD", "XAUUSD")) -> None:
+        self.now_ms = NOW
+        self.validator = Validator(symbols, Limits(), now_ms=lambda: self.now_ms, first_seq=1000)
+        self.heard = 0.0
+
+    def text(self, *frames: str | bytes) -> tuple[list[Tick], list[Reject]]:
+        self.heard += 1
+        return self.validator.judge([Frame(f, self.now_ms) for f in frames], self.heard)
+
+    def quotes(self, *quotes: Quote) -> tuple[list[Tick], list[Reject]]:
+        return self.text(encode_wire(quotes))
+
+    def reason(self, quote: Quote) -> str | None:
+        ticks, rejects = self.quotes(quote)
+        assert len(ticks) + len(rejects) == 1
+        return rejects[0].reason if rejects else None
+
+
+def quote(
+    bid: float = 1.1212, ask: float = 1.12172, t: int = NOW, p: str = "EUR/USD", x: int | str | None = 48
+) -> Quote:
+    return Quote(p, ask, bid, t, x)
+
+
+def test_a_tick_carries_the_numbers_as_they_came_and_the_rest_derived() -> None:
+    judge = Judge()
+    (tick,), rejects = judge.quotes(quote())
+    assert not rejects
+    assert json.loads(encode(tick)) == {
+        "symbol": "EURUSD",
+        "bid": 1.1212,
+        "ask": 1.12172,
+        "mid": 1.12146,
+        "spread": 0.00052,
+        "timestamp_ms": NOW,
+        "timestamp": NOW,
+        "exchange": 48,
+        "source": "polygon_websocket",
+        "event_type": "quote",
+        "seq": 1000,
+        "received_ms": NOW,
+    }
+
+
+def test_mid_is_not_1_1214999999999997() -> None:
+    (tick,), _ = Judge().quotes(quote(1.1214, 1.1216))
+    assert encode(tick).count(b'"mid":1.1215,') == 1
+
+
+def test_integers_strings_and_missing_exchanges_are_taken() -> None:
+    judge = Judge()
+    frame = json.dumps([{"ev": "C", "p": "XAU/USD", "a": 1831, "b": 1830, "t": NOW, "x": "44"}])
+    (tick,), _ = judge.text(frame)
+    assert (tick.bid, tick.ask, tick.exchange) == (1830.0, 1831.0, 44)
+    (tick,), _ = judge.quotes(quote(x=None))
+    assert b'"exchange":null' in encode(tick)
+
+
+@pytest.mark.parametrize("form", ["EURUSD", "EUR/USD", "EUR-USD", "C:EURUSD", "C:EUR/USD", "C.EUR/USD", "eur/usd"])
+def test_every_form_of_a_pair_is_one_symbol(form: str) -> None:
+    assert canonical_symbol(form) == "EURUSD"
+    (tick,), _ = Judge().quotes(quote(p=form))
+    assert tick.symbol == "EURUSD"
+
+
+@pytest.mark.parametrize(
+    "form", ["", "EUR", "EUR/US", "EURUSDX", "EUR//USD", "X:BTCUSD", "EUR/USD\n", "ΕUR/USD", "ſAB/USD"]
+)
+def test_what_is_no_pair_is_refused(form: str) -> None:
+    with pytest.raises(ValueError, match="is not a currency pair"):
+        canonical_symbol(form)
+    assert Judge().reason(quote(p=form)) == "unknown_pair"
+
+
+@pytest.mark.parametrize(
+    ("odd", "reason"),
+    [
+        (quote(0.0, 1.1), "price_zero"),
+        (quote(1.1, 0.0), "price_zero"),
+        (quote(-1.1, 1.1), "price_negative"),
+        (quote(1.1, -1.1), "price_negative"),
+        (quote(1.12, 1.11), "crossed"),
+        (quote(1.0, 1.2), "spread"),
+        (quote(1e-300, 1e-300), "price_absurd"),
+        (quote(1e300, 1.5e300), "price_absurd"),
+        (quote(p="GBP/USD"), "unknown_pair"),
+        (quote(t=NOW // 1000), "timestamp_unit"),
+        (quote(t=NOW * 1000), "timestamp_unit"),
+        (quote(t=NOW * 1_000_000), "timestamp_unit"),
+        (quote(t=10**40), "timestamp_unit"),
+        (quote(t=0), "timestamp_unit"),
+        (quote(t=-NOW), "timestamp_unit"),
+        (quote(t=NOW + HOUR + 1), "timestamp_future"),
+        (quote(t=NOW - 72 * HOUR - 1), "timestamp_old"),
+        (quote(x="abc"), "bad_field"),
+        (quote(x=10**30), "bad_field"),
+        (quote(x=-1), "bad_field"),
+    ],
+)
+def test_each_fault_has_its_reason(odd: Quote, reason: str) -> None:
+    judge = Judge()
+    ticks, (told,) = judge.quotes(odd)
+    assert not ticks
+    assert told.reason == reason
+    assert told.stage == "validate"
+    assert json.loads(told.raw)[0]["p"] == odd.p
+    assert judge.reason(quote()) is None, "its neighbours are not touched"
+
+
+@pytest.mark.parametrize("price", ["NaN", "Infinity", "-Infinity"])
+def test_prices_that_are_no_numbers(price: str) -> None:
+    frame = f'[{{"ev":"C","p":"EUR/USD","x":48,"a":{price},"b":1.1,"t":{NOW}}}]'
+    ticks, (told,) = Judge().text(frame)
+    assert (ticks, told.reason) == ([], "price_not_finite")
+
+
+@pytest.mark.parametrize(
+    "fine",
+    [
+        quote(1.1, 1.1),  # locked
+        quote(1.05, 1.15),  # 909 bps: a crash is a market
+        quote(t=NOW + HOUR),
+        quote(t=NOW - 72 * HOUR),
+    ],
+)
+def test_the_unusual_is_let_through(fine: Quote) -> None:
+    assert Judge().reason(fine) is None
+
+
+def test_an_exact_repeat_is_rejected_and_anything_else_is_not() -> None:
+    judge = Judge()
+    assert judge.reason(quote()) is None
+    assert judge.reason(quote()) == "repeat"
+    assert judge.reason(quote(x=47)) is None, "another exchange"
+    assert judge.reason(quote(x=47, t=NOW + 1)) is None, "another time"
+    assert judge.reason(quote()) is None, "not the tick before"
+
+
+def test_a_decimal_shift_is_rejected_and_a_new_price_is_believed_at_the_third_tick() -> None:
+    judge = Judge()
+    assert judge.reason(quote()) is None
+    assert judge.reason(quote(11.212, 11.2172)) == "price_factor"
+    assert judge.reason(quote(1.1213, 1.1217)) is None
+    reasons = [judge.reason(quote(11.212, 11.2172 + n / 1000)) for n in range(5)]
+    assert reasons == ["price_factor", "price_factor", None, None, None]
+    ticks, _ = judge.quotes(quote(11.212, 11.2172))
+    assert not ticks[0].suspect
+
+
+def test_shifts_that_do_not_agree_with_each_other_never_become_the_price() -> None:
+    judge = Judge()
+    assert judge.reason(quote()) is None
+    for n in range(1, 7):
+        assert judge.reason(quote(11.212 * 3**n, 11.2172 * 3**n)) == "price_factor"
+
+
+def test_the_tick_that_reanchors_is_marked_suspect() -> None:
+    judge = Judge()
+    judge.quotes(quote())
+    judge.quotes(quote(11.212, 11.2172), quote(11.212, 11.2173))
+    (tick,), _ = judge.quotes(quote(11.212, 11.2174))
+    assert tick.suspect
+
+
+def test_a_jump_is_delivered_and_marked() -> None:
+    judge = Judge()
+    judge.quotes(quote(1.1, 1.1))
+    (calm, jump), _ = judge.quotes(quote(1.1 * 1.0049, 1.1 * 1.0049), quote(1.1 * 1.0101, 1.1 * 1.0101))
+    assert (calm.suspect, jump.suspect) == (False, True)
+    assert b'"suspect":true' in encode(jump)
+    assert b"suspect" not in encode(calm)
+
+
+def test_a_late_tick_is_delivered_and_marked_and_is_no_reference() -> None:
+    judge = Judge()
+    judge.quotes(quote(t=NOW + 10))
+    (late,), _ = judge.quotes(quote(1.2, 1.2, t=NOW + 9))
+    assert late.late
+    (fine,), _ = judge.quotes(quote(t=NOW + 10, x=1))
+    assert not fine.late, "as new as the newest"
+    assert not fine.suspect, "judged by the newest tick, not by the late one"
+
+
+def test_a_slow_feed_is_an_alarm_and_no_reason_to_reject() -> None:
+    judge = Judge()
+    ticks, rejects = judge.quotes(*(quote(1.1, 1.1 + n / 1e4, t=NOW - 90_000 + n) for n in range(1, 9)))
+    assert (len(ticks), rejects) == (8, [])
+    assert judge.validator.snapshot(always_open).skew_ms == pytest.approx(90_000, abs=10)
+
+
+def test_numbers_increase_by_one_over_frames_and_symbols_and_skip_rejects() -> None:
+    judge = Judge()
+    first, _ = judge.quotes(quote(), quote(p="XAU/USD", bid=1830, ask=1831), quote(0, 0))
+    second, _ = judge.quotes(quote(t=NOW + 1))
+    assert [t.seq for t in first + second] == [1000, 1001, 1002]
+    assert judge.validator.accepted == 3
+
+
+def test_heard_counts_events_of_the_symbol_even_rejected_ones() -> None:
+    judge = Judge()
+    assert judge.validator.heard("EURUSD") == -math.inf
+    judge.quotes(quote(0, 0))
+    assert judge.validator.heard("EURUSD") == 1.0
+    assert judge.validator.heard("XAUUSD") == -math.inf
+
+
+def test_aggregates_and_statuses_are_no_rejects() -> None:
+    judge = Judge()
+    ticks, rejects = judge.text('[{"ev":"CA","pair":"EUR/USD"},{"ev":"CAS"},{"ev":"status","status":"x"}]')
+    assert (ticks, rejects) == ([], [])
+    assert judge.validator.snapshot(always_open).ignored == {"MinuteAggregate": 1, "SecondAggregate": 1}
+
+
+def test_unknown_pairs_do_not_fill_the_memory() -> None:
+    judge = Judge()
+    for n in range(500):
+        judge.quotes(quote(p=f"Q{n // 26 % 26 + 65:c}{n % 26 + 65:c}/USD"))
+    assert not judge.validator._by_pair
+
+
+numbers = st.floats() | st.integers(-10, 10) | st.floats(1.0, 1.3) | st.just(1.1)
+times = st.integers() | st.integers(NOW - 1000, NOW + 1000) | st.just(NOW)
+anything = st.builds(
+    lambda p, a, b, t, x: {"ev": "C", "p": p, "a": a, "b": b, "t": t, "x": x},
+    st.sampled_from(["EUR/USD", "XAU/USD", "eurusd"]) | st.text(),
+    numbers,
+    numbers,
+    times,
+    st.none() | st.integers() | st.text(),
+)
+
+
+@given(st.lists(anything, max_size=30))
+def test_every_event_is_either_a_tick_or_a_reject_and_every_tick_is_sound(events: list[Any]) -> None:
+    judge = Judge()
+    ticks, rejects = judge.text(json.dumps(events))
+    assert len(ticks) + len(rejects) == len(events)
+    assert [t.seq for t in ticks] == list(range(1000, 1000 + len(ticks)))
+    for tick in ticks:
+        assert 0 < tick.bid <= tick.ask < math.inf
+        assert tick.symbol in {"EURUSD", "XAUUSD"}
+        assert tick.bid <= tick.mid + 1e-9 <= tick.ask + 2e-9
+        assert NOW - 72 * HOUR <= tick.timestamp_ms <= NOW + HOUR
+        json.loads(encode(tick))
+    for reject in rejects:
+        reject.raw.encode()
+        assert "\0" not in reject.raw
+
+
+def test_hours_of_market_with_a_seed_are_all_accepted() -> None:
+    """A walk with holiday-sized spreads, as wide as the real files and wider."""
+    rng = random.Random(7)
+    judge = Judge(FOURTEEN_SYMBOLS)
+    mid, t, seen = 1.1, NOW, 0
+    for _ in range(5000):
+        mid *= 1 + rng.gauss(0, 0.3e-4)
+        t += rng.randrange(1, 4000)
+        half = mid * rng.choice([0.1e-4, 0.3e-4, 6e-4]) / 2
+        judge.now_ms = t
+        seen += len(judge.quotes(quote(round(mid - half, 5), round(mid + half, 5), t))[0])
+    assert seen == 5000
+
+
+@pytest.mark.parametrize("name", ["eurusd-2020-01-01.csv", "usdjpy-2013-01-01.csv"])
+def test_of_the_real_ticks_nothing_is_rejected_late_or_suspect(name: str, shared_data: Path) -> None:
+    rows = list(csv.DictReader((shared_data / name).read_text().splitlines()))
+    judge = Judge(FOURTEEN_SYMBOLS)
+    total = 0
+    for row in rows:
+        judge.now_ms = int(row["timestamp_ms"])
+        ticks, rejects = judge.quotes(quote(float(row["bid"]), float(row["ask"]), judge.now_ms, row["pair"]))
+        assert not rejects
+        assert not ticks[0].late
+        assert not ticks[0].suspect
+        assert (ticks[0].bid, ticks[0].ask) == (float(row["bid"]), float(row["ask"]))
+        total += len(ticks)
+    assert total == len(rows) > 0
