@@ -1,0 +1,103 @@
+"""One login on one connection, as the client sees it, without IO: what arrived goes in, what to send comes out.
+
+::
+
+    greeting ──connected|success──► login ──auth_success──► subscribed
+       │                              │                         │
+       └──────── every status that ends a connection ───────────┴──► raises a FeedError
+
+Each status means something else, and the wrong reaction to one of them makes a collector that dials once a second for
+ever; see the table in the module's tests. Acknowledgements are counted per symbol: Polygon answers an unknown topic
+with silence and a topic outside the plan with an ``error`` that names no topic.
+"""
+
+from collections import deque
+from collections.abc import Iterable
+from enum import Enum
+
+from polygon_live import wire
+from polygon_live.config import Secret
+from polygon_live.errors import FeedDropped, FeedError, LoginRefused, TooManyConnections
+from polygon_live.model import canonical_symbol, pair_of
+
+
+class Phase(Enum):
+    """How far the login has come."""
+
+    GREETING = "waiting for the greeting"
+    LOGIN = "waiting for the answer to the login"
+    SUBSCRIBED = "subscriptions sent"
+
+
+class Login:
+    """Greets, authenticates, subscribes. ``acknowledged`` holds the symbols that Polygon confirmed."""
+
+    def __init__(self, key: Secret, symbols: Iterable[str]) -> None:
+        self._key = key
+        self._symbols = tuple(symbols)
+        self.phase = Phase.GREETING
+        self.acknowledged: set[str] = set()
+        self.refusals: deque[str] = deque(maxlen=20)
+        self.unknown: deque[str] = deque(maxlen=20)
+
+    def hear(self, status: wire.Status) -> str | None:
+        """Take in one status; the text to send in answer, if any. Raises the FeedError that ends the connection."""
+        match status.status:
+            case "connected" | "success" if self.phase is Phase.GREETING:
+                self.phase = Phase.LOGIN
+                return wire.authenticate(self._key.reveal())
+            case "auth_success" if self.phase is Phase.LOGIN:
+                self.phase = Phase.SUBSCRIBED
+                return wire.subscribe([pair_of(s) for s in self._symbols])
+            case "success":
+                self._acknowledge(status.message)
+            case "error" if "real-time" in status.message.casefold() or "real time" in status.message.casefold():
+                msg = f"the key's plan has no real-time forex data; Polygon says: {status.message!r}"
+                raise LoginRefused(msg, reason="no_plan")
+            case "error":
+                self.refusals.append(status.message)
+            case "connected" | "auth_success":
+                pass  # said twice; nothing follows from it
+            case _:
+                self._end(status)
+        return None
+
+    def missing(self) -> list[str]:
+        """Symbols asked for and not acknowledged, in the order in which they were asked for."""
+        return [s for s in self._symbols if s not in self.acknowledged]
+
+    def _acknowledge(self, message: str) -> None:
+        said, _, topic = message.partition(":")
+        try:
+            symbol = canonical_symbol(topic.strip())
+        except ValueError:
+            return
+        if "unsubscribed" in said.casefold():
+            self.acknowledged.discard(symbol)
+        elif "subscribed" in said.casefold():
+            self.acknowledged.add(symbol)
+
+    def _end(self, status: wire.Status) -> None:
+        error = ending(status)
+        if error is not None:
+            raise error
+        self.unknown.append(status.status)
+
+
+def ending(status: wire.Status) -> FeedError | None:
+    """What a status that ends the connection means; None if it does not end it."""
+    said = f"Polygon says: {status.message!r}"
+    match status.status:
+        case "auth_failed" if "plan" in status.message.casefold():
+            return LoginRefused(f"the key's plan has no WebSocket access; {said}", reason="no_plan")
+        case "auth_failed":
+            return LoginRefused(f"Polygon refuses the key in POLYGON_API_KEY; {said}", reason="wrong_key")
+        case "auth_timeout":
+            return FeedDropped(f"the login did not reach Polygon in time; {said}", reason="auth_timeout")
+        case "auth_required":
+            return FeedDropped(f"Polygon does not take this connection as logged in; {said}", reason="auth_required")
+        case "max_connections":
+            return TooManyConnections(f"another instance holds the account's one connection; {said}")
+        case "slow_consumer" | "force_disconnect":
+            return FeedDropped(f"Polygon ends the connection ({status.status}); {said}", reason=status.status)
+    return None
