@@ -1,0 +1,132 @@
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from polygon_live.config import Secret, Settings, settings_from, wants_demo
+from polygon_live.errors import ConfigurationError
+
+FULL = {
+    "POLYGON_API_KEY": "s3cr3t-key",
+    "POLYGON_LIVE_TIMESCALE_DSN": "postgresql://ticks:pa55word@db:5432/market",
+    "POLYGON_LIVE_NATS_URLS": "nats://joe:n4tspass@n1:4222, nats://n2:4222",
+    "POLYGON_LIVE_KAFKA_BROKERS": "k1:9092,k2:9092",
+}
+
+
+def faults(environ: dict[str, str]) -> tuple[str, ...]:
+    with pytest.raises(ConfigurationError) as raised:
+        settings_from(environ)
+    return raised.value.faults
+
+
+def test_defaults_are_the_designs() -> None:
+    settings = settings_from(FULL)
+    assert (settings.http.host, settings.http.port) == ("127.0.0.1", 8000)
+    assert settings.collector_id == "polygon-live-1"
+    assert settings.tenant_id == "system"
+    assert settings.grace_seconds == 5
+    assert settings.nats_live_max_age_seconds == 10
+    assert settings.kafka.brokers == ("k1:9092", "k2:9092")
+    assert [u.reveal() for u in settings.nats.urls] == ["nats://joe:n4tspass@n1:4222", "nats://n2:4222"]
+    assert settings.ws_urls == ("wss://socket.massive.com/forex", "wss://socket.polygon.io/forex")
+    assert not settings.simulated
+
+
+def test_every_missing_variable_is_named_at_once() -> None:
+    told = faults({})
+    assert len(told) == 4
+    for name in FULL:
+        assert any(fault.startswith(f"{name} is not set") for fault in told)
+
+
+def test_a_secret_may_come_as_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_text("from-a-file\n")
+    environ = FULL | {"POLYGON_API_KEY": "", "POLYGON_API_KEY_FILE": str(file)}
+    assert settings_from(environ).api_key.reveal() == "from-a-file"
+
+
+def test_a_secret_file_that_fails_is_named_with_its_reason(tmp_path: Path) -> None:
+    without = {k: v for k, v in FULL.items() if k != "POLYGON_API_KEY"}
+    (missing,) = faults(without | {"POLYGON_API_KEY_FILE": str(tmp_path / "nowhere")})
+    assert "POLYGON_API_KEY_FILE" in missing
+    assert "No such file" in missing
+    (tmp_path / "empty").touch()
+    (empty,) = faults(without | {"POLYGON_API_KEY_FILE": str(tmp_path / "empty")})
+    assert "is empty" in empty
+    (tmp_path / "odd").write_bytes(b"\xff\xfe")
+    (odd,) = faults(without | {"POLYGON_API_KEY_FILE": str(tmp_path / "odd")})
+    assert "not text" in odd
+
+
+def test_both_ways_at_once_is_a_fault_that_shows_neither(tmp_path: Path) -> None:
+    (fault,) = faults(FULL | {"POLYGON_API_KEY_FILE": str(tmp_path / "key")})
+    assert "leave one of them out" in fault
+    assert "s3cr3t" not in fault
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("POLYGON_LIVE_HTTP_PORT", "70000", "0 to 65535"),
+        ("POLYGON_LIVE_HTTP_PORT", "http", "0 to 65535"),
+        ("POLYGON_LIVE_WS_URLS", "https://x/forex", "not a WebSocket address"),
+        ("POLYGON_LIVE_LOG_LEVEL", "loud", "debug, info, warning, error"),
+        ("POLYGON_LIVE_LOG_FORMAT", "xml", "auto, console, json"),
+        ("POLYGON_LIVE_GRACE_SECONDS", "-1", "above 0"),
+        ("POLYGON_LIVE_GRACE_SECONDS", "nan", "above 0"),
+        ("POLYGON_LIVE_COLLECTOR_ID", "a b", "letters, digits"),
+        ("POLYGON_LIVE_SINK_QUEUE_TICKS", "0", "above 0"),
+        ("POLYGON_LIVE_KAFKA_SECURITY_PROTOCOL", "TLS", "PLAINTEXT, SSL"),
+        ("POLYGON_LIVE_NATS_CREDS_FILE", "/nowhere.creds", "no such file"),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_would_be_right(name: str, value: str, says: str) -> None:
+    (fault,) = faults(FULL | {name: value})
+    assert fault.startswith(f"{name} is {value!r}")
+    assert says in fault
+
+
+def test_sasl_needs_its_credentials() -> None:
+    (fault,) = faults(FULL | {"POLYGON_LIVE_KAFKA_SECURITY_PROTOCOL": "sasl_ssl"})
+    assert "POLYGON_LIVE_KAFKA_SASL_PASSWORD" in fault
+
+
+def test_no_secret_shows_in_any_form_of_the_settings() -> None:
+    settings = settings_from(FULL | {"POLYGON_LIVE_HTTP_TOKEN": "t0ken-value"})
+    shown = repr(settings) + str(settings)
+    for secret in ("s3cr3t-key", "pa55word", "n4tspass", "t0ken-value"):
+        assert secret not in shown
+        assert any(secret in held for held in settings.secrets())
+    assert {"pa55word", "n4tspass"} <= set(settings.secrets()), (
+        "the password alone too: errors quote it without the URL"
+    )
+
+
+@pytest.mark.parametrize(
+    "dsn", ["host=db password=pa55word dbname=x", "host=db password='pa55word'", "password = pa55word"]
+)
+def test_the_password_of_a_key_value_dsn_is_known_too(dsn: str) -> None:
+    assert "pa55word" in settings_from(FULL | {"POLYGON_LIVE_TIMESCALE_DSN": dsn}).secrets()
+
+
+def test_demo_only_when_nothing_at_all_is_set() -> None:
+    assert wants_demo({"PATH": "/bin", "POLYGON_LIVE_HTTP_PORT": "9000"})
+    for name in FULL:
+        assert not wants_demo({name: "x"})
+    assert not wants_demo({"POLYGON_API_KEY_FILE": "/run/secrets/key"})
+
+
+@given(st.dictionaries(st.sampled_from([*FULL, "POLYGON_LIVE_HTTP_PORT", "POLYGON_LIVE_GRACE_SECONDS"]), st.text()))
+def test_any_environment_gives_settings_or_faults(environ: dict[str, str]) -> None:
+    try:
+        assert isinstance(settings_from(environ), Settings)
+    except ConfigurationError as why:
+        assert why.faults  # noqa: PT017  # either outcome is right
+
+
+def test_a_secret_compares_by_value() -> None:
+    assert Secret("a") == Secret("a") != Secret("b")
+    assert len({Secret("a"), Secret("a")}) == 1

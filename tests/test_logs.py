@@ -1,0 +1,42 @@
+import json
+
+import pytest
+import structlog
+
+from polygon_live import logs
+
+
+@pytest.fixture(autouse=True)
+def _restore() -> object:
+    yield
+    structlog.reset_defaults()
+
+
+def test_json_lines_without_secrets_even_inside_tracebacks(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("info", "json", ["s3cr3t-key", "pa55word"])
+    log = structlog.get_logger()
+    log.info("dialling", url="wss://x", key="s3cr3t-key")
+    try:
+        raise OSError("connection to postgresql://u:pa55word@db failed")  # noqa: TRY301
+    except OSError:
+        log.exception("task failed", nested={"deep": ["s3cr3t-key"]})
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert not any("s3cr3t" in line or "pa55word" in line for line in lines)
+    first, second = map(json.loads, lines)
+    assert (first["event"], first["level"], first["key"]) == ("dialling", "info", "***")
+    assert "Traceback" in second["exception"]
+
+
+def test_console_form_is_blanked_too(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("info", "console", ["s3cr3t-key"])
+    structlog.get_logger().warning("odd", value="has s3cr3t-key inside")
+    said = capsys.readouterr().err
+    assert "has *** inside" in said
+
+
+def test_the_level_is_heeded(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("warning", "json", [])
+    structlog.get_logger().info("not this")
+    structlog.get_logger().warning("this")
+    assert [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()] == ["this"]

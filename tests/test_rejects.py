@@ -1,0 +1,69 @@
+from collections.abc import Sequence
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from polygon_live.errors import StoreUnavailable
+from polygon_live.model import RAW_LIMIT, Reject, evidence
+from polygon_live.rejects import AT_ONCE, LATEST, WAITING, RejectBook
+
+
+def reject(n: int, reason: str = "crossed") -> Reject:
+    return Reject("validate", reason, "why", str(n), n)
+
+
+async def test_counts_are_complete_and_the_latest_are_bounded() -> None:
+    book = RejectBook()
+    book.enter(reject(n) for n in range(LATEST + 10))
+    book.enter([reject(1, "repeat")])
+    snapshot = book.snapshot()
+    assert snapshot.counts == {"validate": {"crossed": LATEST + 10, "repeat": 1}}
+    assert len(snapshot.latest) == LATEST
+    assert snapshot.latest[-1].reason == "repeat"
+
+
+async def test_they_are_written_in_order_at_a_bounded_rate_and_the_rest_is_counted(autojump_clock: MockClock) -> None:
+    book = RejectBook()
+    kept: list[int] = []
+
+    async def save(some: Sequence[Reject]) -> None:
+        await trio.lowlevel.checkpoint()
+        assert len(some) <= AT_ONCE
+        kept.extend(r.received_ms for r in some)
+
+    book.enter(reject(n) for n in range(WAITING + 50))
+    with trio.move_on_after(60):
+        await book.keep(save)
+    assert kept == list(range(WAITING))
+    assert book.snapshot().unkept == 50
+
+
+async def test_a_table_that_is_away_costs_the_evidence_and_nothing_else(autojump_clock: MockClock) -> None:
+    book = RejectBook()
+    away = [True, False]
+    kept: list[Reject] = []
+
+    async def save(some: Sequence[Reject]) -> None:
+        await trio.lowlevel.checkpoint()
+        if away.pop(0):
+            raise StoreUnavailable("refused")
+        kept.extend(some)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(book.keep, save)
+        book.enter([reject(1), reject(2)])
+        await trio.sleep(1)
+        book.enter([reject(3)])
+        await trio.sleep(10)
+        nursery.cancel_scope.cancel()
+    assert [r.received_ms for r in kept] == [3]
+    assert book.snapshot().unkept == 2
+
+
+@pytest.mark.parametrize("raw", ["\0" * 5, "\ud800 lone", "x" * 10_000, "plain"])
+def test_evidence_fits_anywhere(raw: str) -> None:
+    kept = evidence(raw)
+    kept.encode()
+    assert "\0" not in kept
+    assert len(kept) <= 6 * RAW_LIMIT

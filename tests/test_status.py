@@ -1,0 +1,162 @@
+"""Health is a pure function: for each kind of evidence the verdict and its words."""
+
+from typing import Any
+
+import attrs
+import pytest
+
+from polygon_live.model import Tick
+from polygon_live.status import (
+    FeedSnapshot,
+    Health,
+    RejectsSnapshot,
+    RetentionSnapshot,
+    SinkSnapshot,
+    State,
+    SymbolSnapshot,
+    ValidatorSnapshot,
+    WatcherSnapshot,
+    health,
+)
+
+NOW = 1_700_000_600_000
+STARTED = NOW - 600_000
+
+FEED = FeedSnapshot(
+    state="streaming",
+    address="wss://example/forex",
+    connected_since_ms=STARTED,
+    connections=1,
+    endings={},
+    last_error=None,
+    last_error_ms=None,
+    needs_operator=False,
+    retry_at_ms=None,
+    acknowledged=("EURUSD",),
+    silent=(),
+    refusals=(),
+    frames=10,
+    characters=1000,
+    dropped_frames=0,
+    last_dropped_ms=None,
+    waiting_characters=0,
+)
+TICK = Tick("EURUSD", 1.1, 1.2, 1.15, 0.1, NOW - 500, NOW - 500, 48, "polygon_websocket", "quote", 7, NOW - 400)
+VALIDATOR = ValidatorSnapshot(
+    accepted=10,
+    ignored={},
+    last_seq=7,
+    last_accepted_ms=NOW - 400,
+    skew_ms=100.0,
+    symbols=(SymbolSnapshot("EURUSD", 10, 0, 0, 0, market_open=True, last=TICK),),
+)
+SINK = SinkSnapshot(
+    name="nats",
+    connected=True,
+    behind_seconds=0.0,
+    waiting_ticks=0,
+    delivered=10,
+    expired=0,
+    set_aside=0,
+    dropped=0,
+    last_dropped_ms=None,
+    retries=0,
+    last_seq=7,
+    last_delivered_ms=NOW - 300,
+    last_error=None,
+    last_error_ms=None,
+    needs_operator=False,
+    about={},
+    complaints=(),
+)
+WELL = State(
+    at_ms=NOW,
+    started_ms=STARTED,
+    version="0",
+    collector="c",
+    simulated=False,
+    stopping=False,
+    feed=FEED,
+    validator=VALIDATOR,
+    rejects=RejectsSnapshot({}, (), 0),
+    sinks=(SINK,),
+    retention=RetentionSnapshot(verified=True, detail="ok", about={}),
+    watchers=(WatcherSnapshot("web", running=True, restarts=0, last_error=None),),
+)
+
+
+def with_feed(**changes: Any) -> State:
+    return attrs.evolve(WELL, feed=attrs.evolve(FEED, **changes))
+
+
+def with_sink(**changes: Any) -> State:
+    return attrs.evolve(WELL, sinks=(attrs.evolve(SINK, **changes),))
+
+
+def with_validator(**changes: Any) -> State:
+    return attrs.evolve(WELL, validator=attrs.evolve(VALIDATOR, **changes))
+
+
+def closed(state: State) -> State:
+    symbols = tuple(attrs.evolve(s, market_open=False) for s in state.validator.symbols)
+    return attrs.evolve(state, validator=attrs.evolve(state.validator, symbols=symbols))
+
+
+def test_all_well_is_healthy_without_a_word() -> None:
+    assert health(WELL) == Health(healthy=True, reasons=(), notes=())
+
+
+@pytest.mark.parametrize(
+    ("state", "says"),
+    [
+        (with_feed(state="waiting", last_error="the connection was cut"), "not streaming (waiting)"),
+        (with_feed(state="waiting", last_error="wrong key", needs_operator=True), "Polygon: wrong key"),
+        (with_feed(silent=("EURUSD",), refusals=("not authorized",)), "no ticks for EURUSD in market hours"),
+        (with_feed(silent=("EURUSD",), refusals=("not authorized",)), "'not authorized'"),
+        (with_feed(dropped_frames=3, last_dropped_ms=NOW - 1000), "3 frames were dropped"),
+        (with_validator(last_accepted_ms=NOW - 61_000), "no tick was accepted for 61 s"),
+        (with_validator(last_accepted_ms=None), "no tick was accepted for 600 s"),
+        (with_validator(skew_ms=6000.0), "arrive 6.0 s after their timestamps"),
+        (with_validator(skew_ms=-6000.0), "arrive 6.0 s before their timestamps"),
+        (with_sink(behind_seconds=10.5, last_error="refused", waiting_ticks=4), "nats is down: 10 s behind with 4"),
+        (with_sink(dropped=5, last_dropped_ms=NOW - 1000), "nats has lost 5 ticks"),
+        (with_sink(complaints=("the topic keeps seven days only",)), "nats: the topic keeps seven days only"),
+        (attrs.evolve(WELL, retention=RetentionSnapshot(verified=False, detail="why", about={})), "unverified: why"),
+        (
+            attrs.evolve(WELL, watchers=(WatcherSnapshot("web", running=False, restarts=3, last_error="OSError: x"),)),
+            "the web task is failing: OSError: x",
+        ),
+        (attrs.evolve(WELL, stopping=True), "stopping"),
+    ],
+)
+def test_each_fault_makes_it_unhealthy_and_is_named(state: State, says: str) -> None:
+    verdict = health(state)
+    assert not verdict.healthy
+    assert says in "\n".join(verdict.reasons)
+
+
+def test_a_closed_market_silences_the_feeds_alarms_and_no_others() -> None:
+    quiet = closed(with_feed(state="waiting", last_error="cut"))
+    assert health(quiet) == Health(healthy=True, reasons=(), notes=("the market is closed: no ticks are expected",))
+    assert not health(closed(with_feed(state="waiting", last_error="wrong key", needs_operator=True))).healthy
+    assert not health(closed(with_sink(behind_seconds=11.0))).healthy
+
+
+def test_late_is_worth_a_note_and_an_old_loss_stays_one() -> None:
+    assert health(with_sink(behind_seconds=2.5)).notes == ("nats is late: 2.5 s behind",)
+    old = health(with_sink(dropped=5, last_dropped_ms=NOW - 600_001))
+    assert old.healthy
+    assert old.notes == ("nats never got 5 ticks since the start",)
+
+
+def test_a_start_is_given_time_but_is_not_called_healthy() -> None:
+    young = attrs.evolve(with_feed(state="logging in"), started_ms=NOW - 3000)
+    assert health(young).reasons == ("not streaming yet: logging in",)
+    assert health(attrs.evolve(young, started_ms=NOW - 31_000)).reasons != health(young).reasons
+
+
+@pytest.mark.parametrize(
+    ("seconds", "state"), [(0.0, "good"), (2.0, "good"), (2.1, "late"), (10.0, "late"), (10.1, "down")]
+)
+def test_the_state_of_a_sink(seconds: float, state: str) -> None:
+    assert attrs.evolve(SINK, behind_seconds=seconds).state == state
