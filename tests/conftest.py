@@ -1,0 +1,116 @@
+"""Fixtures for everybody: real servers, real ticks, a clean environment."""
+
+import os
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from polygon_live.embedded import Broker, Nats, Postgres
+from tests import servers
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """kafka-python reads its own schemas, on import and later, in a way that Python 3.11 calls deprecated."""
+    config.addinivalue_line("filterwarnings", "ignore:(read|open)_text is deprecated:DeprecationWarning")
+
+
+def _cluster(folder: Path) -> Postgres:
+    return Postgres(folder, fsync=False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """First to be set up, so last to be torn down: no process that a test started may be alive then."""
+    yield
+    servers.nothing_left_behind(tmp_path_factory.getbasetemp())
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    """One PostgreSQL for all tests: never to be stopped, paused or killed. Use ``database``."""
+    with servers.servers(_cluster, tmp_path_factory.mktemp("shared")) as make:
+        yield make()
+
+
+_numbers = count()
+
+
+@pytest.fixture
+def database(postgres: Postgres) -> Iterator[str]:
+    """The address of an empty database that is this test's alone; dropped afterwards, with whoever is connected."""
+    name = f"test_{next(_numbers)}"
+    with psycopg.connect(postgres.dsn, autocommit=True) as admin:
+        admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        try:
+            yield postgres.dsn_of(name)
+        finally:
+            admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def own_postgres(tmp_path: Path) -> Iterator[Callable[..., Postgres]]:
+    """Call it for a cluster that this test may stop, pause and kill (0.4 s each)."""
+    with servers.servers(_cluster, tmp_path) as make:
+        yield make
+
+
+@pytest.fixture
+def own_nats(tmp_path: Path) -> Iterator[Callable[..., Nats]]:
+    """Call it for a NATS node with JetStream (0.04 s each)."""
+    with servers.servers(Nats, tmp_path) as make:
+        yield make
+
+
+@pytest.fixture
+def own_broker(tmp_path: Path) -> Iterator[Callable[..., Broker]]:
+    """Call it for a Kafka-compatible broker (0.03 s each)."""
+    with servers.servers(Broker, tmp_path) as make:
+        yield make
+
+
+@pytest.fixture
+def nats_server(own_nats: Callable[..., Nats]) -> Nats:
+    """A NATS node of this test's own: they start so fast that sharing would not pay."""
+    return own_nats()
+
+
+@pytest.fixture
+def broker(own_broker: Callable[..., Broker]) -> Broker:
+    """A broker of this test's own, without topics."""
+    return own_broker()
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real ticks beside the repository; the test is skipped where it is not."""
+    folder = Path(__file__).parents[2] / "shared" / "data"
+    if not any(folder.glob("*.csv")):
+        pytest.skip(f"no real ticks: there is no CSV file in {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real_ticks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ...]:
+    """CSV files (timestamp_ms, pair, bid, ask), a pair each: the real ones, or else generated ones of their shape."""
+    real = (Path(__file__).parents[2] / "shared" / "data").glob("*.csv")
+    if found := tuple(sorted(real)):
+        return found
+    folder = tmp_path_factory.mktemp("ticks")
+    return (
+        servers.generated_ticks(folder / "eurusd.csv", "EUR/USD", count=9500, price=1.1213, decimals=5),
+        servers.generated_ticks(folder / "usdjpy.csv", "USD/JPY", count=1000, price=86.690, decimals=3),
+    )
+
+
+@pytest.fixture
+def clean_environment(tmp_path: Path) -> dict[str, str]:
+    """For subprocesses: no setting of ours, a home of its own, and the variable by which leftovers are found."""
+    return {
+        "PATH": os.environ["PATH"],
+        "HOME": str(tmp_path),
+        servers.SESSION_VARIABLE: servers.SESSION,
+    }
