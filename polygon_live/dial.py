@@ -1,40 +1,80 @@
 """The way to Polygon: TCP, TLS, WebSocket; and what the library's errors on that way mean."""
 
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
-from trio_websocket import (
-    ConnectionClosed,
-    ConnectionRejected,
-    ConnectionTimeout,
-    HandshakeError,
-    WebSocketConnection,
-    open_websocket_url,
-)
+import trio
+from trio_websocket import ConnectionClosed, ConnectionRejected, WebSocketConnection, wrap_client_stream
 
 from polygon_live.errors import DialFailed, FeedDropped, FeedError, TooManyConnections
 
 Dial = Callable[[str], AbstractAsyncContextManager[WebSocketConnection]]
 
 CONNECT_SECONDS: Final = 10.0
+"""For TCP and TLS, and again for the WebSocket."""
 CLOSE_SECONDS: Final = 2.0
 MAX_MESSAGE: Final = 16 * 2**20
 POLICY_VIOLATION: Final = 1008
 ABNORMAL: Final = 1006
 
 
-def dial_websocket(url: str) -> AbstractAsyncContextManager[WebSocketConnection]:
-    """The real way: TCP, TLS, WebSocket."""
-    return open_websocket_url(
-        url,
-        message_queue_size=256,  # while it is full, pings go unanswered
-        max_message_size=MAX_MESSAGE,
-        receive_buffer_size=2**18,
-        connect_timeout=CONNECT_SECONDS,
-        disconnect_timeout=CLOSE_SECONDS,
+@asynccontextmanager
+async def dial_websocket(url: str) -> AsyncIterator[WebSocketConnection]:
+    """The real way: TCP, TLS if it is ``wss``, WebSocket. Raises whatever ``dial_error`` understands."""
+    with trio.fail_after(CONNECT_SECONDS):
+        stream = await _open_stream(urlsplit(url))
+    async with websocket_over(stream, url) as ws:
+        yield ws
+
+
+async def _open_stream(url: SplitResult) -> trio.abc.Stream:
+    host = url.hostname or ""
+    if url.scheme == "ws":
+        return await trio.open_tcp_stream(host, url.port or 80)
+    tls = await trio.open_ssl_over_tcp_stream(
+        host, url.port or 443, ssl_context=ssl.create_default_context(), https_compatible=True
     )
+    try:
+        await tls.do_handshake()  # now, for what is wrong with a certificate would be lost later
+    except BaseException:
+        await trio.aclose_forcefully(tls)
+        raise
+    return tls
+
+
+@asynccontextmanager
+async def websocket_over(stream: trio.abc.Stream, url: str) -> AsyncIterator[WebSocketConnection]:
+    """A WebSocket over an open stream. The stream is closed at the end whatever happens: trio-websocket leaves it open
+    when it was the other side that ended the conversation.
+    """
+    parts = urlsplit(url)
+    try:
+        async with trio.open_nursery() as reading:
+            with trio.fail_after(CONNECT_SECONDS):
+                ws = await wrap_client_stream(
+                    reading,
+                    stream,  # type: ignore[arg-type]  # any stream, says its docstring
+                    parts.netloc.rpartition("@")[2],
+                    f"{parts.path or '/'}{f'?{parts.query}' if parts.query else ''}",
+                    message_queue_size=256,  # while it is full, pings go unanswered
+                    max_message_size=MAX_MESSAGE,
+                    receive_buffer_size=2**18,
+                )
+            try:
+                yield ws
+            finally:
+                with trio.move_on_after(CLOSE_SECONDS):
+                    await ws.aclose()
+                reading.cancel_scope.cancel()
+    except ExceptionGroup as group:
+        if len(group.exceptions) == 1:
+            raise group.exceptions[0] from None
+        raise
+    finally:
+        await trio.aclose_forcefully(stream)
 
 
 def address_of(url: str) -> str:
@@ -47,9 +87,9 @@ def dial_error(url: str, why: Exception) -> DialFailed:
     """Why no WebSocket came about at ``url``."""
     if isinstance(why, ConnectionRejected):
         return DialFailed(f"{address_of(url)} refuses the WebSocket with HTTP status {why.status_code}")
-    if isinstance(why, ConnectionTimeout):
+    if isinstance(why, trio.TooSlowError):
         return DialFailed(f"{address_of(url)} did not answer within {CONNECT_SECONDS:g} s")
-    cause = why.__cause__ if isinstance(why, HandshakeError) and why.__cause__ else why
+    cause = why.__cause__ if isinstance(why, trio.BrokenResourceError) and why.__cause__ else why
     return DialFailed(f"{address_of(url)} can't be reached: {cause or type(cause).__name__}")
 
 

@@ -142,6 +142,7 @@ class Feed:
         try:
             return await self._converse(ws)
         finally:
+            self._state = "closing"
             leave.set()
             self._login = None
             with trio.CancelScope(shield=True):  # bounded: the owner closes within CLOSE_SECONDS

@@ -29,7 +29,7 @@ class FeedSnapshot:
     """The connection to Polygon."""
 
     state: str
-    """dialling, logging in, subscribing, streaming, waiting (before the next dial) or stopped."""
+    """dialling, logging in, subscribing, streaming, closing, waiting (before the next dial) or stopped."""
     address: str
     connected_since_ms: int | None
     """Since when the present connection is logged in with acknowledged subscriptions; None if it is not."""

@@ -1,0 +1,102 @@
+"""Where the stand-in's prices come from: a random walk for all symbols, or real ticks moved in time.
+
+A market is an iterable of steps: the quotes of one frame, and how many seconds to wait before the next is asked for.
+"""
+
+import csv
+import random
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+import attrs
+
+from polygon_live.errors import ConfigurationError
+from polygon_live.model import pair_of
+from polygon_live.wire import Quote
+
+EXCHANGE: Final = 48
+Step = tuple[Sequence[Quote], float]
+
+
+@attrs.frozen
+class Instrument:
+    """A made-up market in something real: where its price roams, how wide its spread, how fine its prices."""
+
+    symbol: str
+    price: float
+    spread: float
+    decimals: int
+
+
+INSTRUMENTS: Final = (
+    Instrument("EURUSD", 1.1213, 0.00006, 5),
+    Instrument("XAUUSD", 2650.0, 0.45, 2),
+    Instrument("GBPUSD", 1.2710, 0.00009, 5),
+    Instrument("USDJPY", 151.20, 0.010, 3),
+    Instrument("AUDUSD", 0.6520, 0.00008, 5),
+    Instrument("USDCAD", 1.3980, 0.00011, 5),
+    Instrument("NZDUSD", 0.5890, 0.00011, 5),
+    Instrument("EURGBP", 0.8330, 0.00010, 5),
+    Instrument("EURJPY", 160.10, 0.015, 3),
+    Instrument("GBPJPY", 192.20, 0.024, 3),
+    Instrument("AUDJPY", 98.60, 0.014, 3),
+    Instrument("NZDJPY", 89.10, 0.017, 3),
+    Instrument("USDCHF", 0.8840, 0.00010, 5),
+    Instrument("XAGUSD", 30.80, 0.022, 3),
+)
+
+STEP_BPS: Final = 0.15
+PULL: Final = 1e-4
+"""How strongly a price is drawn back to where it began: without it, a demo that runs for weeks ends anywhere."""
+MOST_IN_A_FRAME: Final = 3
+
+
+def random_walk(ticks_per_second: float, now_ms: Callable[[], int], rng: random.Random) -> Iterator[Step]:
+    """A market of all fourteen symbols that never closes. ``now_ms`` stamps each quote, Unix milliseconds."""
+    mids = {i.symbol: i.price for i in INSTRUMENTS}
+    while True:
+        moving = rng.choices(INSTRUMENTS, k=rng.randint(1, MOST_IN_A_FRAME))
+        stamp = now_ms()
+        quotes = []
+        for instrument in moving:
+            mid = mids[instrument.symbol]
+            mid *= 1 + rng.gauss(0, STEP_BPS / 10_000) - PULL * (mid / instrument.price - 1)
+            mids[instrument.symbol] = mid
+            half = instrument.spread * rng.uniform(0.5, 1.5) / 2
+            bid, ask = round(mid - half, instrument.decimals), round(mid + half, instrument.decimals)
+            quotes.append(Quote(pair_of(instrument.symbol), ask, bid, stamp, EXCHANGE))
+        yield quotes, rng.expovariate(ticks_per_second / len(quotes))
+
+
+def real_ticks(path: Path, last_ms: int) -> list[Quote]:
+    """The ticks of a CSV file (``timestamp_ms,pair,bid,ask``), all moved by one constant so that the last is at
+    ``last_ms`` and the distances stay. Raises ConfigurationError that names the file and the line.
+    """
+    quotes: list[Quote] = []
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = csv.DictReader(file)
+            for row in rows:
+                try:
+                    quotes.append(
+                        Quote(row["pair"], float(row["ask"]), float(row["bid"]), int(row["timestamp_ms"]), EXCHANGE)
+                    )
+                except (KeyError, TypeError, ValueError) as why:
+                    raise ConfigurationError(
+                        f"{path}, line {rows.line_num}: {why!r}; each line must hold timestamp_ms,pair,bid,ask"
+                    ) from None
+    except (OSError, UnicodeDecodeError) as why:
+        raise ConfigurationError(f"{path} can't be read: {why}") from None
+    if not quotes:
+        raise ConfigurationError(f"{path} holds no ticks")
+    moved = last_ms - max(q.t for q in quotes)
+    return [Quote(q.p, q.a, q.b, q.t + moved, q.x) for q in quotes]
+
+
+def replay(quotes: Sequence[Quote], ticks_per_second: float, per_frame: int = 20) -> Iterator[Step]:
+    """These ticks once, in order, at a steady rate."""
+    rest = iter(quotes)
+    while frame := list(islice(rest, per_frame)):
+        yield frame, len(frame) / ticks_per_second

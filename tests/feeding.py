@@ -1,0 +1,130 @@
+"""The feed and the validator on a stand-in Polygon in memory, in virtual time."""
+
+import random
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import trio
+import trio.testing
+
+from polygon_live import wire
+from polygon_live.calendar import Sessions, always_open
+from polygon_live.channels import open_weighted_channel
+from polygon_live.config import Limits, Secret
+from polygon_live.dial import Dial
+from polygon_live.feed import Feed
+from polygon_live.model import Reject, Tick, pair_of
+from polygon_live.standin import Connection, StandIn
+from polygon_live.validate import Validator
+
+KEY = "test-key-77aa"
+URL = "ws://first.example/forex"
+OTHER_URL = "ws://second.example/forex"
+TUESDAY_MS = 1_780_401_600_000  # 2026-06-02 12:00 UTC
+PRICES = {"EURUSD": 1.1, "XAUUSD": 2650.0}
+
+
+class Upper(random.Random):
+    """Always the upper end of the range: exact delays."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return max(a, b)
+
+
+class World:
+    """A feed at work, and what came of it."""
+
+    def __init__(
+        self,
+        standin: StandIn,
+        dial: Dial,
+        *,
+        urls: Sequence[str] = (URL,),
+        symbols: Sequence[str] = tuple(PRICES),
+        sessions: Sessions = always_open,
+        starts_ms: int = TUESDAY_MS,
+        key: str = KEY,
+        frames_max: int = 2**20,
+        reconnect_delay: float = 5.0,
+    ) -> None:
+        self.standin = standin
+        self.began = trio.current_time()
+        self._starts_ms = starts_ms
+        self.validator = Validator(symbols, Limits(), now_ms=self.wall_ms, first_seq=0)
+        frames_in, self.frames = open_weighted_channel(frames_max, wire.Frame)
+        self.feed = Feed(
+            urls=urls,
+            key=Secret(key),
+            symbols=symbols,
+            reconnect_delay=reconnect_delay,
+            frames=frames_in,
+            heard=self.validator.heard,
+            wall_ms=self.wall_ms,
+            rng=Upper(),
+            dial=dial,
+            sessions=sessions,
+        )
+        self.ticks: list[Tick] = []
+        self.rejects: list[Reject] = []
+
+    def wall_ms(self) -> int:
+        return self._starts_ms + round(self.now * 1000)
+
+    @property
+    def now(self) -> float:
+        """Seconds since the beginning."""
+        return trio.current_time() - self.began
+
+    @property
+    def dialled(self) -> list[float]:
+        """When the feed dialled, in seconds since the beginning."""
+        return [round(at - self.began, 3) for at, _url in self.standin.dialled]
+
+    @property
+    def state(self) -> str:
+        return self.feed.snapshot().state
+
+    async def judge(self) -> None:
+        while True:
+            try:
+                frames = await self.frames.receive_some(2**16)
+            except trio.EndOfChannel:
+                return
+            ticks, refused = self.validator.judge(frames, trio.current_time())
+            self.ticks += ticks
+            self.rejects += refused
+
+    def quote(self, symbol: str = "EURUSD") -> wire.Quote:
+        """A good quote of now, another one at each millisecond."""
+        bid = PRICES[symbol]
+        return wire.Quote(pair_of(symbol), round(bid * 1.0001, 5), bid, self.wall_ms(), 48)
+
+    async def stream(self, seconds: float, *symbols: str) -> None:
+        """A quote of each of these symbols (all, if none is named) every second for so long, the first one now."""
+        for _ in range(round(seconds)):
+            self.standin.send([self.quote(s) for s in symbols or PRICES])
+            await trio.sleep(1)
+
+    async def until(self, seconds: float) -> None:
+        """Let time pass until so many seconds after the beginning, and everything that is due then happen."""
+        await trio.sleep_until(self.began + seconds)
+        await trio.testing.wait_all_tasks_blocked()
+
+    async def subscribed(self, connections: int = 1) -> Connection:
+        connection = await self.standin.subscribed(connections, len(PRICES))
+        await trio.testing.wait_all_tasks_blocked()
+        return connection
+
+
+@asynccontextmanager
+async def feeding(standin: StandIn | None = None, *, judging: bool = True, **settings: object) -> AsyncIterator[World]:
+    """Run a feed until the end of the block, then stop it in order."""
+    standin = standin or StandIn(key=KEY)
+    async with standin.in_memory() as dial, trio.open_nursery() as nursery:
+        world = World(standin, dial, **settings)  # type: ignore[arg-type]
+        if judging:
+            nursery.start_soon(world.judge)
+        nursery.start_soon(world.feed.run)
+        await trio.testing.wait_all_tasks_blocked()
+        yield world
+        world.feed.stop()
