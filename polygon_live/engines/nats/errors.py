@@ -1,0 +1,66 @@
+"""What nats-py's errors mean to the collector."""
+
+import os
+import ssl
+from collections.abc import Sequence
+from typing import Final
+
+from nats import errors
+from nats.js.errors import APIError, NoStreamResponseError
+
+from polygon_live.engines.nats.modes import SUBJECTS
+from polygon_live.errors import StoreError, StoreMisconfigured, StoreUnavailable
+
+STREAM_IS_FULL: Final = frozenset({10077, 10047, 10025, 10109})
+"""JetStream's error codes: the store failed (full, and set to discard new messages), the account's or the server's
+resources are used up, the stream is sealed."""
+REFUSED_LOGIN: Final = ("authorization", "authentication", "user account")
+
+
+def translated(why: BaseException, where: str) -> StoreError:
+    """``where`` is the server's address, without credentials."""
+    match why:
+        case StoreError():
+            return why
+        case APIError():
+            return _of_a_stream(why)
+        case NoStreamResponseError():
+            return StoreUnavailable(f"NATS {where}: no stream answers on {SUBJECTS} any more")
+        case errors.MaxPayloadError():
+            return StoreMisconfigured(f"NATS {where} does not take a message of a tick's size: raise max_payload")
+        case ssl.SSLError():
+            return StoreMisconfigured(f"NATS {where}: TLS failed: {why.reason}; check the certificate and the address")
+        case TimeoutError():
+            return StoreUnavailable(f"NATS {where} does not answer")
+        case OSError():
+            return StoreUnavailable(f"NATS {where} can't be reached: {os.strerror(why.errno) if why.errno else why}")
+        case errors.Error():
+            return _said_by_the_server(why, where)
+    # Whatever else the library may raise is about what it was given: its text could hold a secret.
+    return StoreMisconfigured(
+        f"NATS {where} can't be used ({type(why).__name__}): check POLYGON_LIVE_NATS_URLS, and the file in "
+        "POLYGON_LIVE_NATS_CREDS_FILE"
+    )
+
+
+def permission_refusals(heard: Sequence[Exception]) -> list[Exception]:
+    """Those of the server's asynchronous errors that say that we may not publish."""
+    return [why for why in heard if "permissions violation" in str(why).lower()]
+
+
+def _of_a_stream(why: APIError) -> StoreError:
+    if why.err_code in STREAM_IS_FULL:
+        return StoreMisconfigured(f"the stream takes no more ticks: {why.description}; raise its limits")
+    return StoreUnavailable(f"the stream did not take a tick: {why.description}")
+
+
+def _said_by_the_server(why: errors.Error, where: str) -> StoreError:
+    said = str(why).removeprefix("nats: ").strip("'")
+    if permission_refusals([why]):
+        return StoreMisconfigured(f"NATS {where} refuses: {said}; grant the user publish on {SUBJECTS}")
+    if isinstance(why, errors.InvalidUserCredentialsError) or any(word in said.lower() for word in REFUSED_LOGIN):
+        return StoreMisconfigured(
+            f"NATS {where} refuses the login: check user and password in POLYGON_LIVE_NATS_URLS, or the file in "
+            "POLYGON_LIVE_NATS_CREDS_FILE"
+        )
+    return StoreUnavailable(f"NATS {where}: {said or type(why).__name__}")

@@ -1,0 +1,80 @@
+"""What the stores hold, read by clients that share nothing with the collector's own."""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import psycopg
+import trio
+from kafka import KafkaConsumer, TopicPartition  # type: ignore[attr-defined,unused-ignore]
+from psycopg.rows import dict_row
+
+TOPIC = "tick_archive"
+
+
+def in_database(dsn: str) -> list[dict[str, Any]]:
+    """Every row of market_ticks, in ``seq`` order; none if there is no such table."""
+    with psycopg.connect(dsn, row_factory=dict_row) as connection:
+        if connection.execute("select to_regclass('market_ticks') as t").fetchone() == {"t": None}:
+            return []
+        return connection.execute("select * from market_ticks order by seq").fetchall()
+
+
+def in_archive(broker: str) -> list[Any]:
+    """Every record of tick_archive, in the order of each partition."""
+    consumer = KafkaConsumer(bootstrap_servers=broker, auto_offset_reset="earliest", enable_auto_commit=False)
+    try:
+        partitions = [TopicPartition(TOPIC, n) for n in sorted(consumer.partitions_for_topic(TOPIC) or ())]
+        consumer.assign(partitions)
+        consumer.seek_to_beginning(*partitions)
+        ends = consumer.end_offsets(partitions)
+        records: list[Any] = []
+        while any(consumer.position(p) < ends[p] for p in partitions):
+            for found in consumer.poll(timeout_ms=200).values():
+                records += found
+        return records
+    finally:
+        consumer.close()
+
+
+class Listener:
+    """A core NATS subscriber, straight on the protocol."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[str, dict[str, Any]]] = []
+        """Subject and tick, as they came."""
+
+    async def listen(self, stream: trio.SocketStream, *, task_status: trio.TaskStatus[None]) -> None:
+        await stream.send_all(b'CONNECT {"verbose":false,"headers":true}\r\nSUB ticks.> 1\r\nPING\r\n')
+        data = b""
+        while more := await stream.receive_some(2**16):
+            data += more
+            while b"\r\n" in data:
+                line, rest = data.split(b"\r\n", 1)
+                words = line.split()
+                if words[0] in {b"MSG", b"HMSG"}:
+                    size = int(words[-1])
+                    if len(rest) < size + 2:
+                        break
+                    headers = int(words[-2]) if words[0] == b"HMSG" else 0
+                    self.heard.append((words[1].decode(), json.loads(rest[headers:size])))
+                    rest = rest[size + 2 :]
+                elif words[0] == b"PING":
+                    await stream.send_all(b"PONG\r\n")
+                elif words[0] == b"PONG":
+                    task_status.started()
+                data = rest
+
+
+@asynccontextmanager
+async def listening(url: str) -> AsyncIterator[Listener]:
+    """Everything on ``ticks.>`` from now to the end of the block, or to the end of the server."""
+    listener = Listener()
+    parts = urlsplit(url)
+    async with trio.open_nursery() as nursery:
+        async with await trio.open_tcp_stream(parts.hostname or "", parts.port or 4222) as stream:
+            await nursery.start(listener.listen, stream)
+            yield listener
+            nursery.cancel_scope.cancel()
