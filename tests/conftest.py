@@ -13,11 +13,6 @@ from polygon_live.embedded import Broker, Nats, Postgres
 from tests import servers
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """kafka-python reads its own schemas, on import and later, in a way that Python 3.11 calls deprecated."""
-    config.addinivalue_line("filterwarnings", "ignore:(read|open)_text is deprecated:DeprecationWarning")
-
-
 def _cluster(folder: Path) -> Postgres:
     return Postgres(folder, fsync=False)
 

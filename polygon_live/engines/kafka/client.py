@@ -1,0 +1,219 @@
+"""The producer, as a Trio task sees it: a batch goes in, and every single record has been answered when it comes out.
+
+Rules of this file's state:
+
+- kafka-python blocks, so every operation runs in a worker thread, one at a time (``_one``). A task that stops waiting
+  abandons the thread, which is a daemon and ends by itself within the library's own limits.
+- A chunk of records is on its way until each of its futures is settled, and nothing is sent beside it: the idempotent
+  producer sends it again by itself, under the same sequence numbers, until the broker has it exactly once. That holds
+  over lost connections, slow brokers and elections, as long as the producer lives.
+- A producer is given up only when one of its futures has failed. What the broker holds is then read back from behind
+  the last offsets that were acknowledged, before anything is sent again. A request that the broker took from a
+  connection that is gone could in theory be appended after that; fencing, which rules it out, takes transactions.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any, Final, TypeVar
+
+import attrs
+import trio
+from kafka import KafkaProducer, errors
+
+from polygon_live.config import KafkaAccess
+from polygon_live.engines.kafka.access import administration, settings_of, where
+from polygon_live.engines.kafka.errors import translated
+from polygon_live.engines.kafka.reading import records_behind
+from polygon_live.engines.kafka.topic import ends, set_up
+from polygon_live.errors import AlreadyHeld, RowsRefused, StoreUnavailable
+from polygon_live.sink import StoreFacts
+
+DELIVERY_MS: Final = 600_000
+"""How long the producer goes on trying with one chunk. Longer than a broker takes to restart."""
+CHUNK_BYTES: Final = 700_000
+"""Of records in one go: below the brokers' default limit of 1 MiB even if all are of one symbol, so that a partition
+gets one request, and none can overtake another that failed. A topic with a lower limit gets smaller chunks: the library
+loses track of the futures when it has to split a request."""
+LINGER_MS: Final = 60_000
+"""The producer waits for ``flush``, so that a chunk is not torn apart by a sender that is faster than the caller."""
+GRACE_SECONDS: Final = 2.0
+"""For the thread to say by itself that it takes too long."""
+
+T = TypeVar("T")
+
+
+@attrs.frozen
+class Record:
+    """One tick on its way."""
+
+    key: bytes
+    value: bytes
+    timestamp_ms: int
+    seq: int
+
+
+class _Producer(KafkaProducer):  # type: ignore[misc]
+    """Ends at once: the library's own waits, at exit and even when it is collected, for brokers that don't answer."""
+
+    def close(self, timeout: float | None = None, null_logger: bool = False) -> None:  # noqa: FBT001, FBT002  # theirs
+        """Close the sockets and fail what is on its way."""
+        del timeout, null_logger
+        self._unregister_cleanup()
+        if getattr(self, "_sender", None) is not None:
+            self._sender.force_close()
+
+
+class KafkaClient:
+    """Appends records to one topic, with the headers ``collector`` and ``seq``."""
+
+    def __init__(
+        self, access: KafkaAccess, collector: str, *, topic: str, open_seconds: float, append_seconds: float
+    ) -> None:
+        self._access = access
+        self._collector = collector
+        self._name = f"polygon-live-{collector}"
+        self._topic = topic
+        self._open_seconds = open_seconds
+        self._append_seconds = append_seconds
+        self._one = trio.CapacityLimiter(1)
+        self._producer: _Producer | None = None
+        self._on_its_way: list[tuple[int, Any]] = []
+        self._acknowledged: set[int] = set()
+        """The ``seq`` acknowledged since the last batch began."""
+        self._ends: dict[int, int] | None = None
+        """For each partition, the offset after the last record known to be there."""
+        self._unclear = False
+        self._chunk_bytes = CHUNK_BYTES
+        self.facts = StoreFacts()
+
+    async def open(self) -> None:
+        """Connect, see to the topic, and wait for what is still on its way. Raises StoreUnavailable,
+        StoreMisconfigured.
+        """
+        await self._run(self._open, seconds=self._open_seconds, doing="opening")
+
+    async def append(self, records: Sequence[Record]) -> None:
+        """All of them, in order. Raises StoreUnavailable, StoreMisconfigured, RowsRefused (then none was taken), and
+        AlreadyHeld if some were taken and another was refused.
+        """
+        await self._run(lambda: self._append(records), seconds=self._append_seconds, doing="a batch")
+
+    async def held(self, seqs: Collection[int]) -> frozenset[int]:
+        """Which of these the topic holds. Raises StoreUnavailable, StoreMisconfigured."""
+        found = await self._run(self._held, seconds=self._append_seconds, doing="reading back")
+        return frozenset(found.intersection(seqs))
+
+    def close(self) -> None:
+        """At once, whatever the brokers do."""
+        if self._producer is not None:
+            self._producer.close()
+
+    async def _run(self, work: Callable[[], T], *, seconds: float, doing: str) -> T:
+        try:
+            with trio.fail_after(seconds + GRACE_SECONDS):
+                return await trio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._one)
+        except trio.TooSlowError:
+            raise StoreUnavailable(
+                f"Kafka {where(self._access)} did not answer within {seconds:g} s of {doing}"
+            ) from None
+        except Exception as why:  # noqa: BLE001  # everything is translated
+            raise translated(why, where(self._access)) from None
+
+    # In the thread --------------------------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        self._settle(self._open_seconds)
+        self._new_producer()
+        with administration(self._access, name=self._name) as admin:
+            self.facts, most = set_up(admin, self._topic)
+            self._chunk_bytes = min(CHUNK_BYTES, int(most * 0.9))
+            if self._ends is None:
+                self._ends = ends(admin, self._topic)
+
+    def _new_producer(self) -> _Producer:
+        if self._producer is None:
+            self._producer = _Producer(
+                **settings_of(self._access, name=self._name),
+                acks="all",
+                enable_idempotence=True,
+                allow_auto_create_topics=False,
+                max_in_flight_requests_per_connection=1,
+                delivery_timeout_ms=DELIVERY_MS,
+                max_block_ms=self._append_seconds * 1000,
+                linger_ms=LINGER_MS,
+                batch_size=2 * CHUNK_BYTES,
+                metrics_enabled=False,
+            )
+        return self._producer
+
+    def _append(self, records: Sequence[Record]) -> None:
+        if self._on_its_way:
+            raise StoreUnavailable("an earlier batch is still on its way to Kafka")
+        self._acknowledged.clear()
+        for chunk in _chunks(records, self._chunk_bytes):
+            producer = self._new_producer()
+            for record in chunk:
+                headers = [("collector", self._collector.encode()), ("seq", str(record.seq).encode())]
+                future = producer.send(
+                    self._topic, record.value, key=record.key, headers=headers, timestamp_ms=record.timestamp_ms
+                )
+                self._on_its_way.append((record.seq, future))
+            self._settle(self._append_seconds)
+
+    def _settle(self, seconds: float) -> None:
+        """Wait until every future of what is on its way has its answer. ``flush`` raises nothing for single records:
+        each is looked at.
+        """
+        if not self._on_its_way or self._producer is None:
+            return
+        try:
+            self._producer.flush(seconds)
+        except errors.KafkaTimeoutError:
+            raise StoreUnavailable(
+                f"Kafka {where(self._access)} has not acknowledged {len(self._on_its_way)} ticks in {seconds:g} s"
+            ) from None
+        failed: BaseException | None = None
+        for seq, future in self._on_its_way:
+            if future.failed():
+                failed = failed or future.exception
+                continue
+            done = future.value
+            self._acknowledged.add(seq)
+            if self._ends is not None:
+                self._ends[done.partition] = max(self._ends.get(done.partition, 0), done.offset + 1)
+        self._on_its_way.clear()
+        if failed is None:
+            return
+        self._producer.close()
+        self._producer = None
+        why = translated(failed, where(self._access))
+        self._unclear = not isinstance(why, RowsRefused)
+        if self._acknowledged and isinstance(why, RowsRefused):
+            raise AlreadyHeld(f"some of these ticks are in {self._topic}, another is refused: {why}")
+        raise why
+
+    def _held(self) -> set[int]:
+        self._settle(self._append_seconds)
+        if not self._unclear or self._ends is None:
+            return set(self._acknowledged)
+        ours = self._collector.encode()
+        found = set(self._acknowledged)
+        for record in records_behind(self._access, self._topic, dict(self._ends), name=self._name):
+            headers = dict(record.headers)
+            if headers.get("collector") == ours:
+                found.add(int(headers["seq"]))
+            self._ends[record.partition] = record.offset + 1
+        self._acknowledged = found
+        self._unclear = False
+        return set(found)
+
+
+def _chunks(records: Sequence[Record], most: int) -> Iterator[Sequence[Record]]:
+    start = size = 0
+    for n, record in enumerate(records):
+        weight = len(record.value) + len(record.key) + 100  # headers and the record's own frame
+        if size and size + weight > most:
+            yield records[start:n]
+            start, size = n, 0
+        size += weight
+    if start < len(records):
+        yield records[start:]

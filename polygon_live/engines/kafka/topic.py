@@ -1,0 +1,134 @@
+"""The archive's topic: made if it is not there, verified whoever made it."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import trio
+from kafka import TopicPartition, errors
+from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
+from kafka.admin import OffsetSpec as Offsets
+
+from polygon_live.config import KafkaAccess
+from polygon_live.engines.kafka.access import administration, where
+from polygon_live.engines.kafka.errors import translated
+from polygon_live.errors import StoreMisconfigured, StoreUnavailable
+from polygon_live.sink import StoreFacts
+
+TOPIC: Final = "tick_archive"
+PARTITIONS: Final = 6
+MOST_COPIES: Final = 3
+FOR_EVER: Final[Mapping[str, str]] = {
+    "cleanup.policy": "delete",
+    "retention.ms": "-1",
+    "retention.bytes": "-1",
+    "unclean.leader.election.enable": "false",
+}
+"""What makes the topic an archive: nothing in it expires, is compacted, or is lost to a replica that lags."""
+UNKNOWN_TOPIC: Final = 3
+DEFAULT_MOST_BYTES: Final = 1_048_588
+"""The brokers' own default of ``max.message.bytes``."""
+
+
+def set_up(admin: KafkaAdminClient, topic: str) -> tuple[StoreFacts, int]:
+    """Make the topic unless it is there, and look at what is there then: also how many bytes it takes in one request.
+    Safe to be done by two at once.
+
+    Raises kafka.errors.KafkaError, StoreMisconfigured.
+    """
+    found = _describe(admin, topic)
+    if found is None:
+        _create(admin, topic)
+        found = _describe(admin, topic)
+    if found is None:
+        raise StoreUnavailable(f"Kafka has made {topic} and does not show it yet")
+    copies = min(len(partition["replica_nodes"]) for partition in found["partitions"])
+    about: dict[str, str | int | float | bool | None] = {
+        "topic": topic,
+        "partitions": len(found["partitions"]),
+        "copies": "single copy" if copies == 1 else copies,
+    }
+    try:
+        config = _config(admin, topic)
+    except errors.KafkaError as why:
+        complaint = f"what {topic} keeps is not verified, its configuration can't be read: {type(why).__name__}"
+        return StoreFacts(about=about | {"verified": False}, complaints=(complaint,)), DEFAULT_MOST_BYTES
+    if "compact" in config.get("cleanup.policy", ""):
+        raise StoreMisconfigured(
+            f"{topic} is compacted, so it would keep one tick a symbol: kafka-configs --alter --entity-type topics "
+            f"--entity-name {topic} --add-config cleanup.policy=delete"
+        )
+    wanted = dict(FOR_EVER) | ({"min.insync.replicas": "2"} if copies >= MOST_COPIES else {})
+    wrong = [
+        f"{name} is {config.get(name)}, not {value}" for name, value in wanted.items() if config.get(name) != value
+    ]
+    complaints = (
+        (f"{topic} is not the archive it should be: {'; '.join(wrong)}: kafka-configs --alter",) if wrong else ()
+    )
+    about |= {"verified": not wrong, "min_insync_replicas": config.get("min.insync.replicas")}
+    return StoreFacts(about, complaints), int(config.get("max.message.bytes", DEFAULT_MOST_BYTES))
+
+
+def ends(admin: KafkaAdminClient, topic: str) -> dict[int, int]:
+    """The offset after the last record of each partition."""
+    return _offsets(admin, topic, Offsets.LATEST)
+
+
+async def trim_topic(access: KafkaAccess, keep: int) -> None:
+    """Delete the oldest records until about ``keep`` remain. Only for a broker that can't keep an archive.
+
+    Raises StoreUnavailable, StoreMisconfigured.
+    """
+    await trio.to_thread.run_sync(_trim, access, keep, abandon_on_cancel=True)
+
+
+def _trim(access: KafkaAccess, keep: int) -> None:
+    try:
+        with administration(access, name="polygon-live/trim") as admin:
+            if _describe(admin, TOPIC) is None:
+                return
+            first, after = _offsets(admin, TOPIC, Offsets.EARLIEST), ends(admin, TOPIC)
+            total = sum(after[p] - first[p] for p in after)
+            if total <= keep:
+                return
+            share = keep / total
+            admin.delete_records(
+                {TopicPartition(TOPIC, p): after[p] - round((after[p] - first[p]) * share) for p in after}
+            )
+    except Exception as why:  # noqa: BLE001  # everything is translated
+        raise translated(why, where(access)) from None
+
+
+def _create(admin: KafkaAdminClient, topic: str) -> None:
+    for copies in range(MOST_COPIES, 0, -1):
+        configs = dict(FOR_EVER) | ({"min.insync.replicas": "2"} if copies == MOST_COPIES else {})
+        wanted = {"num_partitions": PARTITIONS, "replication_factor": copies, "configs": configs}
+        try:
+            admin.create_topics({topic: wanted}, wait_for_metadata=True)
+        except errors.InvalidReplicationFactorError:
+            if copies == 1:
+                raise
+        except errors.TopicAlreadyExistsError:
+            return
+        else:
+            return
+
+
+def _describe(admin: KafkaAdminClient, topic: str) -> Any:
+    (found,) = admin.describe_topics([topic])
+    if found["error_code"] == UNKNOWN_TOPIC:
+        return None
+    if found["error_code"]:
+        raise errors.for_code(found["error_code"])
+    return found
+
+
+def _config(admin: KafkaAdminClient, topic: str) -> dict[str, str]:
+    resource = ConfigResource(ConfigResourceType.TOPIC, topic)
+    answer = admin.describe_configs([resource], config_filter="all")
+    return {name: entry["value"] for name, entry in answer["topic"][topic].items()}
+
+
+def _offsets(admin: KafkaAdminClient, topic: str, spec: Any) -> dict[int, int]:
+    partitions = [TopicPartition(topic, p["partition_index"]) for p in _describe(admin, topic)["partitions"]]
+    answer = admin.list_partition_offsets(dict.fromkeys(partitions, spec))
+    return {partition.partition: answer[partition].offset for partition in partitions}

@@ -1,0 +1,312 @@
+"""The Kafka sink against real brokers of the embedded kind: what it does, not how durable they are."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from kafka.admin import ConfigResource, ConfigResourceType
+
+from polygon_live.channels import WeightedSender, open_weighted_channel
+from polygon_live.config import KafkaAccess
+from polygon_live.embedded import Broker
+from polygon_live.engines.kafka import TOPIC, trim_topic
+from polygon_live.engines.kafka.access import administration
+from polygon_live.errors import RowsRefused, StoreMisconfigured, StoreUnavailable
+from polygon_live.model import Batch, Tick, encode
+from polygon_live.pump import Pump
+from polygon_live.rejects import RejectBook
+from polygon_live.sinks.kafka import KafkaSink
+from polygon_live.standin import market
+from tests import servers
+from tests.reading import in_archive
+
+pytestmark = pytest.mark.engine("kafka")
+NOW_MS = 1_780_401_600_000
+PATIENCE_SECONDS = 90
+SYMBOLS = ("EURUSD", "XAUUSD", "GBPUSD", "USDJPY", "AUDUSD")
+
+
+class Impatient(KafkaSink):
+    OPEN_SECONDS = 4.0
+    APPEND_SECONDS = 2.0
+
+
+def access(address: str) -> KafkaAccess:
+    return KafkaAccess((address,))
+
+
+def batch(first: int, count: int) -> Batch:
+    ticks = [
+        Tick(SYMBOLS[n % 5], 1.1, 1.2, 1.15, 0.1, NOW_MS, NOW_MS, 48, "polygon_websocket", "quote", n, NOW_MS)
+        for n in range(first, first + count)
+    ]
+    return Batch(first - 1, ticks, [encode(t) for t in ticks])
+
+
+@asynccontextmanager
+async def opened(address: str, collector: str = "test-1") -> AsyncIterator[KafkaSink]:
+    sink = Impatient(access(address), collector)
+    with trio.fail_after(PATIENCE_SECONDS):
+        try:
+            await sink.open()
+            yield sink
+        finally:
+            with trio.CancelScope(shield=True):
+                await sink.aclose()
+
+
+async def in_thread(work: Callable[[], Any]) -> Any:
+    return await trio.to_thread.run_sync(work)
+
+
+async def seqs_in(address: str) -> list[int]:
+    records = await in_thread(lambda: in_archive(address))
+    return [json.loads(record.value)["seq"] for record in records]
+
+
+def make_topic(address: str, **config: str) -> None:
+    with administration(access(address), name="test") as admin:
+        admin.create_topics({TOPIC: {"num_partitions": 2, "replication_factor": 1, "configs": config}})
+
+
+async def test_real_ticks_arrive_byte_for_byte_in_order_per_symbol(
+    broker: Broker, real_ticks: tuple[Path, ...]
+) -> None:
+    quotes = [q for path in real_ticks for q in market.real_ticks(path, NOW_MS)][-7000:]
+    ticks = [
+        Tick(q.p.replace("/", ""), q.b, q.a, q.b, q.a - q.b, q.t, q.t, 48, "p", "q", n, NOW_MS)
+        for n, q in enumerate(quotes)
+    ]
+    whole = Batch(-1, ticks, [encode(t) for t in ticks])
+    async with opened(broker.address) as sink:
+        written = await sink.write(whole)
+        assert written.delivered == len(ticks)
+        assert await sink.held(whole) == set(range(len(ticks)))
+    records = await in_thread(lambda: in_archive(broker.address))
+    found: dict[str, list[Any]] = defaultdict(list)
+    for record in records:
+        found[record.key.decode()].append(record)
+    for symbol, ones in found.items():
+        expected = [(t, p) for t, p in zip(ticks, whole.payloads, strict=True) if t.symbol == symbol]
+        assert len({record.partition for record in ones}) == 1
+        assert [record.value for record in ones] == [payload for _, payload in expected]
+        assert [record.timestamp for record in ones] == [tick.timestamp_ms for tick, _ in expected]
+        assert [dict(record.headers) for record in ones] == [
+            {"collector": b"test-1", "seq": str(tick.seq).encode()} for tick, _ in expected
+        ]
+    assert len(records) == len(ticks)
+
+
+async def test_the_topic_is_made_as_an_archive_by_two_at_once(broker: Broker) -> None:
+    async with trio.open_nursery() as nursery:
+        sinks = [Impatient(access(broker.address), f"test-{n}") for n in range(2)]
+        for sink in sinks:
+            nursery.start_soon(sink.open)
+    for sink in sinks:
+        assert sink.facts().complaints == ()
+        assert sink.facts().about["partitions"] == 6
+        assert sink.facts().about["copies"] == "single copy"
+        assert sink.facts().about["verified"] is True
+        await sink.aclose()
+
+    def configuration() -> Any:
+        with administration(access(broker.address), name="test") as admin:
+            resource = ConfigResource(ConfigResourceType.TOPIC, TOPIC)
+            return admin.describe_configs([resource], config_filter="all")["topic"][TOPIC]
+
+    found = await in_thread(configuration)
+    assert {name: found[name]["value"] for name in ("cleanup.policy", "retention.ms", "retention.bytes")} == {
+        "cleanup.policy": "delete",
+        "retention.ms": "-1",
+        "retention.bytes": "-1",
+    }
+    assert found["unclean.leader.election.enable"]["value"] == "false"
+
+
+async def test_a_topic_that_expires_is_used_and_complained_about(broker: Broker) -> None:
+    await in_thread(lambda: make_topic(broker.address, **{"retention.ms": "604800000"}))
+    async with opened(broker.address) as sink:
+        (complaint,) = sink.facts().complaints
+        assert "tick_archive is not the archive it should be: retention.ms is 604800000, not -1" in complaint
+        assert sink.facts().about["partitions"] == 2
+        await sink.write(batch(1, 10))
+
+
+async def test_a_compacted_topic_is_refused(broker: Broker) -> None:
+    await in_thread(lambda: make_topic(broker.address, **{"cleanup.policy": "compact"}))
+    with pytest.raises(StoreMisconfigured, match="tick_archive is compacted, so it would keep one tick a symbol"):
+        async with opened(broker.address):
+            pass
+
+
+async def test_nobody_there(own_broker: Callable[..., Broker]) -> None:
+    nowhere = own_broker(start=False)
+    with pytest.raises(StoreUnavailable, match=f"Kafka {nowhere.address}"):
+        async with opened(nowhere.address):
+            pass
+    await in_thread(nowhere.start)
+    async with opened(nowhere.address) as sink:
+        await sink.write(batch(1, 10))
+
+
+async def test_a_broker_that_hangs_loses_and_doubles_nothing(own_broker: Callable[..., Broker]) -> None:
+    broker = own_broker()
+    async with opened(broker.address) as sink:
+        await sink.write(batch(1, 1000))
+        await in_thread(broker.pause)
+        with pytest.raises(StoreUnavailable, match="has not acknowledged 1000 ticks in 2 s"):
+            await sink.write(batch(1001, 1000))
+        with pytest.raises(StoreUnavailable):
+            await sink.open()
+        await in_thread(broker.resume)
+        await sink.open()
+        second = batch(1001, 1000)
+        rest = second.without(await sink.held(second))
+        if rest:
+            await sink.write(rest)
+        await sink.write(batch(2001, 1000))
+    assert sorted(await seqs_in(broker.address)) == list(range(1, 3001))
+
+
+async def test_half_a_batch_is_found_again_by_reading_back(broker: Broker) -> None:
+    async with opened(broker.address) as sink, opened(broker.address, "another") as other:
+        whole = batch(1, 100)
+        left, right = whole.halves()
+        await other.write(whole)  # has the same numbers and is not ours
+        client = sink._client
+        await sink.write(left)
+        assert client._ends is not None
+        client._ends = dict.fromkeys(client._ends, 0)  # as after a batch of which no answer came
+        client._acknowledged.clear()
+        client._unclear = True
+        assert await sink.held(whole) == {t.seq for t in left.ticks}
+        await sink.write(right)
+        assert await sink.held(right) == {t.seq for t in right.ticks}
+
+
+async def test_a_record_too_large_is_refused_and_the_pump_sets_only_it_aside(broker: Broker) -> None:
+    await in_thread(lambda: make_topic(broker.address, **{"max.message.bytes": "2000"}))
+    big = batch(1, 30)
+    payloads = [p if n != 17 else p + b" " * 5000 for n, p in enumerate(big.payloads)]
+    async with opened(broker.address) as sink:
+        with pytest.raises(RowsRefused, match="MessageSizeTooLarge"):
+            await sink.write(Batch(0, big.ticks[17:18], payloads[17:18]))
+    pump, queue = pumping(broker.address)
+    pump.offer(Batch(0, big.ticks, payloads))
+    with trio.fail_after(PATIENCE_SECONDS):
+        await queue.aclose()
+        await pump.run()
+    assert (pump.snapshot().delivered, pump.snapshot().set_aside) == (29, 1)
+    assert sorted(await seqs_in(broker.address)) == [t.seq for n, t in enumerate(big.ticks) if n != 17]
+
+
+def pumping(address: str) -> tuple[Pump, WeightedSender[Batch]]:
+    queue, batches = open_weighted_channel(10**6, Batch)
+    sink = Impatient(access(address), "test-1")
+    rng = random.Random(1)
+    return Pump(sink, batches, queue, rejects=RejectBook(), wall_ms=lambda: NOW_MS, rng=rng), queue
+
+
+async def test_the_pump_brings_every_tick_through_stops_and_hangs(own_broker: Callable[..., Broker]) -> None:
+    broker = own_broker()
+    pump, queue = pumping(broker.address)
+
+    async def offer() -> None:
+        for first in range(1, 10_000, 100):
+            pump.offer(batch(first, 100))
+            await trio.sleep(0.01)
+        await queue.aclose()
+
+    with trio.fail_after(PATIENCE_SECONDS):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pump.run)
+            nursery.start_soon(offer)
+            for at in (1000, 4000):
+                while pump.snapshot().delivered < at:  # noqa: ASYNC110  # another thread's doing
+                    await trio.sleep(0.005)
+                await in_thread(broker.pause)
+                while not pump.snapshot().last_error:  # noqa: ASYNC110
+                    await trio.sleep(0.01)
+                await in_thread(broker.resume)
+    assert pump.snapshot().delivered == 10_000
+    found: dict[str, list[int]] = defaultdict(list)
+    for record in await in_thread(lambda: in_archive(broker.address)):
+        found[record.key.decode()].append(json.loads(record.value)["seq"])
+    assert sum(map(len, found.values())) == 10_000
+    for n, symbol in enumerate(SYMBOLS):
+        assert found[symbol] == [seq for seq in range(1, 10_001) if seq % 5 == n]
+
+
+async def test_after_a_restart_of_the_broker_delivery_goes_on(own_broker: Callable[..., Broker]) -> None:
+    broker = own_broker()
+    pump, queue = pumping(broker.address)
+    with trio.fail_after(PATIENCE_SECONDS):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pump.run)
+            for first in (1, 1001):
+                pump.offer(batch(first, 1000))
+                while pump.snapshot().delivered < first + 999:  # noqa: ASYNC110
+                    await trio.sleep(0.01)
+                await in_thread(broker.stop)
+                pump.offer(batch(first + 10_000, 1000))
+                while not pump.snapshot().last_error:  # noqa: ASYNC110
+                    await trio.sleep(0.01)
+                await in_thread(broker.start)
+            await queue.aclose()
+    assert pump.snapshot().delivered == 4000
+    found = await seqs_in(broker.address)
+    assert len(found) == len(set(found))
+    assert set(range(11_001, 12_001)) <= set(found)  # what was acknowledged before, this broker may forget
+
+
+async def test_trimming_keeps_the_newest(broker: Broker) -> None:
+    await trim_topic(access(broker.address), 100)  # nothing there yet
+    async with opened(broker.address) as sink:
+        await sink.write(batch(1, 5000))
+    await trim_topic(access(broker.address), 1000)
+    left = await seqs_in(broker.address)
+    assert 900 <= len(left) <= 1100
+    assert max(left) == 5000
+    await trim_topic(access(broker.address), 2000)
+    assert await seqs_in(broker.address) == left
+
+
+LEAVES = """
+import os, signal, sys, trio
+from tests.test_kafka import Impatient, access, batch
+async def main():
+    sink = Impatient(access(sys.argv[1]), "test-1")
+    await sink.open()
+    await sink.write(batch(1, 100))
+    os.kill(int(sys.argv[2]), signal.SIGSTOP)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(sink.write, batch(101, 5000))
+        await trio.sleep(0.2)
+        nursery.cancel_scope.cancel()
+    if sys.argv[3] == "close":
+        await sink.aclose()
+trio.run(main)
+"""
+
+
+@pytest.mark.parametrize("how", ["close", "abandon"])
+def test_a_process_ends_in_silence_beside_a_broker_that_hangs(own_broker: Callable[..., Broker], how: str) -> None:
+    broker = own_broker()
+    ended = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", LEAVES, broker.address, str(broker.pid), how],
+        capture_output=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+        cwd=Path(__file__).parent.parent,
+        env={**os.environ, servers.SESSION_VARIABLE: servers.SESSION},
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"", b"")
