@@ -116,6 +116,11 @@ def default_data_dir() -> Path:
     return Path(platformdirs.user_state_dir("polygon-live"))
 
 
+def data_dir_from(environ: Mapping[str, str]) -> Path:
+    """The data folder alone, for who needs no other setting."""
+    return _Environment(environ).get(PREFIX + "DATA_DIR", Path, default_data_dir())
+
+
 @attrs.frozen
 class Settings:
     """Everything that a running collector must know and no operator changes while it runs."""
@@ -184,7 +189,7 @@ def settings_from(environ: Mapping[str, str]) -> Settings:
             port=env.get(PREFIX + "HTTP_PORT", _port, 8000),
             token=env.optional_secret(PREFIX + "HTTP_TOKEN"),
         ),
-        data_dir=env.get(PREFIX + "DATA_DIR", Path, default_data_dir()),
+        data_dir=data_dir_from(environ),
         collector_id=env.get(PREFIX + "COLLECTOR_ID", _identifier, "polygon-live-1"),
         tenant_id=env.get(PREFIX + "TENANT_ID", _identifier, "system"),
         log_level=env.get(PREFIX + "LOG_LEVEL", _one_of("debug", "info", "warning", "error"), "info"),

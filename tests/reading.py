@@ -73,8 +73,10 @@ async def listening(url: str) -> AsyncIterator[Listener]:
     """Everything on ``ticks.>`` from now to the end of the block, or to the end of the server."""
     listener = Listener()
     parts = urlsplit(url)
-    async with trio.open_nursery() as nursery:
-        async with await trio.open_tcp_stream(parts.hostname or "", parts.port or 4222) as stream:
-            await nursery.start(listener.listen, stream)
-            yield listener
-            nursery.cancel_scope.cancel()
+    async with (
+        trio.open_nursery() as nursery,
+        await trio.open_tcp_stream(parts.hostname or "", parts.port or 4222) as stream,
+    ):
+        await nursery.start(listener.listen, stream)
+        yield listener
+        nursery.cancel_scope.cancel()

@@ -1,0 +1,48 @@
+# `ops/just` makes .venv and runs `just` with this file; once .venv is there, `just` alone does as well.
+
+set positional-arguments
+export PATH := justfile_directory() / ".venv/bin:" + env("PATH")
+
+[private]
+help:
+    @{{ quote(just_executable()) }} --justfile {{ quote(justfile()) }} --list --unsorted
+
+# Collect: for real if a key or an address is set, else `demo`
+run *ARGS:
+    @command=$(python -c 'import os; from polygon_live.config import wants_demo as d; print(("run", "demo")[d(os.environ)])') && exec polygon-live $command "$@"
+
+# Everything on this machine: a simulated Polygon, the three stores, and the collector
+demo *ARGS:
+    @exec polygon-live demo "$@"
+
+# A simulated Polygon alone
+simulate *ARGS:
+    @exec polygon-live simulate "$@"
+
+# The tests; arguments go to pytest
+test *ARGS:
+    @exec pytest "$@"
+
+# Everything that CI runs
+check:
+    ruff check . ops/just
+    ruff format --check . ops/just
+    mypy
+    lint-imports
+    pytest
+
+# Write ops/requirements.txt anew from pyproject.toml
+pins:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    scratch=$(mktemp -d)
+    trap 'rm -rf "$scratch"' EXIT
+    python -m pip install --quiet --target "$scratch" uv
+    "$scratch/bin/uv" pip compile --quiet --upgrade --universal --generate-hashes --python-version 3.11 \
+        --extra embedded --extra dev --custom-compile-command "ops/just pins" \
+        --output-file ops/requirements.txt pyproject.toml
+
+# Remove what can be made again; .venv stays
+clean:
+    rm -rf .mypy_cache .ruff_cache .hypothesis .import_linter_cache dist
+    find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -1,0 +1,22 @@
+"""``polygon-live run``: the collector against the real world. It never simulates and never embeds."""
+
+import os
+
+import click
+import trio
+
+from polygon_live import logs
+from polygon_live.config import Operational, settings_from
+from polygon_live.daemon import Collector
+
+
+@click.command()
+def run() -> None:
+    """Collect until SIGTERM or Ctrl-C. A missing key or address ends with exit code 78 and is named."""
+    settings = settings_from(os.environ)
+    logs.configure(settings.log_level, settings.log_format, settings.secrets())
+
+    async def collect() -> None:
+        await Collector(settings, Operational()).run()
+
+    trio.run(collect)

@@ -1,0 +1,93 @@
+"""``polygon-live simulate``: a stand-in Polygon on a port, for trying a collector without a key."""
+
+import itertools
+import random
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final
+
+import click
+import trio
+
+from polygon_live import logs
+from polygon_live.commands.signals import ended_by_signal
+from polygon_live.model import pair_of
+from polygon_live.standin import StandIn
+from polygon_live.standin.faults import ENDINGS, bad_frames
+from polygon_live.standin.market import EXCHANGE, INSTRUMENTS, Step, random_walk, real_ticks, replay
+from polygon_live.wire import Quote
+
+KEY: Final = "simulated"
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _good_quote() -> Quote:
+    instrument = INSTRUMENTS[0]
+    price = instrument.price
+    return Quote(pair_of(instrument.symbol), round(price + instrument.spread, 5), price, _now_ms(), EXCHANGE)
+
+
+FAULTS: Final = sorted([*ENDINGS, *bad_frames(_good_quote())])
+
+
+@click.command(epilog=f"Faults: {', '.join(FAULTS)}.")
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", default=8765, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
+@click.option("--key", default=KEY, show_default=True, help="The key to accept. Any made-up word; never a real key.")
+@click.option("--ticks-per-second", default=20.0, show_default=True, type=click.FloatRange(min=0.001))
+@click.option(
+    "--replay",
+    "file",
+    type=click.Path(path_type=Path),
+    help="Send the ticks of a CSV (timestamp_ms,pair,bid,ask) once, moved in time so that the last is now; "
+    "they wait for a client that has subscribed.",
+)
+@click.option("--fault", "faults", multiple=True, type=click.Choice(FAULTS), metavar="NAME", help="May be repeated.")
+@click.option(
+    "--every", default=30.0, show_default=True, type=click.FloatRange(min=0.1), help="Seconds between faults."
+)
+def simulate(
+    host: str, port: int, key: str, ticks_per_second: float, file: Path | None, faults: Sequence[str], every: float
+) -> None:
+    """A simulated Polygon: all fourteen symbols on a random walk, in a market that never closes.
+
+    Point a collector at it with POLYGON_LIVE_WS_URLS and POLYGON_API_KEY.
+    """
+    logs.configure("info", "auto", ())
+    quotes = real_ticks(file, _now_ms()) if file else None
+    standin = StandIn(key=key)
+
+    async def serve() -> None:
+        async with ended_by_signal(), standin.listening(host, port) as url:
+            click.echo(f"SIMULATED market at {url}, key {key!r}. Ctrl-C ends it.", err=True)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_carry_out, standin, faults, every)
+                if quotes is None:
+                    await standin.play(random_walk(ticks_per_second, _now_ms, random.Random()))
+                else:
+                    await _play_to_somebody(standin, replay(quotes, ticks_per_second))
+                    click.echo(f"all {len(quotes)} ticks were sent; the market is silent from now on", err=True)
+
+    trio.run(serve)
+
+
+async def _play_to_somebody(standin: StandIn, market: Iterable[Step]) -> None:
+    await standin.subscribed()
+    await standin.play(market)
+
+
+async def _carry_out(standin: StandIn, faults: Sequence[str], every: float) -> None:
+    for name in itertools.cycle(faults):
+        await trio.sleep(every)
+        for connection in standin.connections:
+            if connection.open and connection.acknowledged:
+                click.echo(f"fault: {name}", err=True)
+                if name in ENDINGS:
+                    ENDINGS[name](connection)
+                else:
+                    connection.send(bad_frames(_good_quote())[name])
+    await trio.sleep_forever()

@@ -1,0 +1,142 @@
+"""The whole collector as its users run it: a process, configured by its environment, asked over HTTP."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import trio
+
+KEY: Final = "test-key-8d1f"
+PATIENCE_SECONDS: Final = 90.0
+"""A limit against hanging for ever, not a measure: the machine may be busy."""
+
+
+class Running:
+    """A collector process, its log lines and its status pages."""
+
+    def __init__(self, process: trio.Process, log_path: Path) -> None:
+        self.process = process
+        self.log_path = log_path
+        self._client: httpx.AsyncClient | None = None
+
+    @property
+    def said(self) -> str:
+        """Everything on standard error so far."""
+        return self.log_path.read_text()
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """The log lines with this event."""
+        lines = [json.loads(line) for line in self.said.splitlines() if line.startswith("{")]
+        return [line for line in lines if line["event"] == name]
+
+    async def get(self, path: str) -> httpx.Response:
+        """One of its pages."""
+        if self._client is None:
+            await until(lambda: self.events("collector started") or self.process.poll() is not None)
+            assert self.process.poll() is None, self.said
+            address = self.events("collector started")[0]["status"]
+            self._client = httpx.AsyncClient(base_url=address, timeout=30, trust_env=False)
+        return await self._client.get(path)
+
+    async def state(self) -> dict[str, Any]:
+        """/state."""
+        return dict((await self.get("/state")).json())
+
+    async def sink(self, name: str) -> dict[str, Any]:
+        """One store's part of /state."""
+        return next(s for s in (await self.state())["sinks"] if s["name"] == name)
+
+    async def until_state(self, told: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+        """Ask for /state until it satisfies."""
+        with trio.move_on_after(PATIENCE_SECONDS):
+            while True:
+                state = await self.state()
+                if told(state):
+                    return state
+                await trio.sleep(0.05)
+        raise AssertionError(
+            f"it never came to that; the last state: {json.dumps(state, indent=1)}\n{self.said[-4000:]}"
+        )
+
+    async def until_delivered(self, count: int, *names: str) -> dict[str, Any]:
+        """Wait until these stores (all, if none is named) have acknowledged so many ticks."""
+        return await self.until_state(
+            lambda state: all(s["delivered"] >= count for s in state["sinks"] if not names or s["name"] in names)
+        )
+
+    async def until_health(self, status: int, *words: str) -> dict[str, Any]:
+        """Wait until /health answers with this code and these words among its reasons."""
+        body: dict[str, Any] = {}
+        with trio.move_on_after(PATIENCE_SECONDS):
+            while True:
+                answer = await self.get("/health")
+                body = answer.json()
+                if answer.status_code == status and all(w in "\n".join(body["reasons"]) for w in words):
+                    return body
+                await trio.sleep(0.05)
+        raise AssertionError(f"/health never was {status} with {words}: {body}\n{self.said[-4000:]}")
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self.process.send_signal(number)
+
+    async def ended(self) -> int:
+        """Its exit code, when it has ended."""
+        with trio.fail_after(PATIENCE_SECONDS):
+            return await self.process.wait()
+
+    async def close(self) -> None:
+        """Let go of the HTTP connection."""
+        if self._client is not None:
+            await self._client.aclose()
+
+
+async def until(told: Callable[[], object]) -> None:
+    """Wait for a condition that nobody announces."""
+    with trio.fail_after(PATIENCE_SECONDS):
+        while not told():  # noqa: ASYNC110  # another process can't set an event
+            await trio.sleep(0.02)
+
+
+def environment(base: Mapping[str, str], *, ws_url: str, dsn: str, nats_url: str, broker: str) -> dict[str, str]:
+    """The settings of a collector on these servers, on any free port."""
+    return {
+        **base,
+        "POLYGON_API_KEY": KEY,
+        "POLYGON_LIVE_WS_URLS": ws_url,
+        "POLYGON_LIVE_TIMESCALE_DSN": dsn,
+        "POLYGON_LIVE_NATS_URLS": nats_url,
+        "POLYGON_LIVE_KAFKA_BROKERS": broker,
+        "POLYGON_LIVE_HTTP_PORT": "0",
+        "POLYGON_LIVE_LOG_FORMAT": "json",
+        "POLYGON_LIVE_DATA_DIR": str(Path(base["HOME"]) / "data"),
+    }
+
+
+@asynccontextmanager
+async def collector(env: Mapping[str, str], log_path: Path) -> AsyncIterator[Running]:
+    """``polygon-live run`` in a process of its own; killed at the end of the block if it still runs."""
+    with log_path.open("ab") as log:
+        process = await trio.lowlevel.open_process(
+            [sys.executable, "-W", "error::ResourceWarning", "-m", "polygon_live", "run"],
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd=log_path.parent,
+        )
+    running = Running(process, log_path)
+    try:
+        yield running
+    finally:
+        with trio.CancelScope(shield=True):
+            await running.close()
+            if process.poll() is None:
+                process.kill()
+                await process.wait()

@@ -1,0 +1,441 @@
+"""The whole collector as a process, between a stand-in Polygon on a real socket and three real stores."""
+
+import json
+import signal
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
+from itertools import count, islice
+from pathlib import Path
+from typing import Any
+
+import attrs
+import psycopg
+import pytest
+import trio
+
+from polygon_live.embedded import Broker, EmbeddedServer, Nats, Postgres
+from polygon_live.model import FOURTEEN_SYMBOLS, canonical_symbol, pair_of
+from polygon_live.standin import Script, StandIn
+from polygon_live.standin.faults import bad_frames
+from polygon_live.standin.market import real_ticks, replay
+from polygon_live.wire import Quote
+from tests import reading
+from tests.collecting import KEY, Running, collector, environment, until
+
+pytestmark = pytest.mark.engine("all")
+STORES = ("timescale", "nats", "kafka")
+
+
+@attrs.define
+class Place:
+    """Three stores and the environment of a collector on them."""
+
+    postgres: Postgres
+    nats: Nats
+    broker: Broker
+    base: Mapping[str, str]
+    log_path: Path
+
+    def server(self, name: str) -> EmbeddedServer:
+        return {"timescale": self.postgres, "nats": self.nats, "kafka": self.broker}[name]
+
+    @asynccontextmanager
+    async def collecting(self, standin: StandIn, **more: str) -> AsyncIterator[Running]:
+        """A stand-in on a socket and a collector that is subscribed to it."""
+        async with standin.listening() as ws_url, self.collector(ws_url, **more) as running:
+            with trio.fail_after(60):
+                await standin.subscribed(len(standin.connections) + 1, len(FOURTEEN_SYMBOLS))
+            yield running
+
+    def collector(self, ws_url: str, **more: str) -> Any:
+        env = environment(
+            self.base, ws_url=ws_url, dsn=self.postgres.dsn, nats_url=self.nats.url, broker=self.broker.address
+        )
+        return collector(env | more, self.log_path)
+
+    def rows(self) -> list[dict[str, Any]]:
+        return reading.in_database(self.postgres.dsn)
+
+    def records(self) -> list[Any]:
+        return reading.in_archive(self.broker.address)
+
+
+@pytest.fixture
+def place(
+    own_postgres: Callable[..., Postgres],
+    own_nats: Callable[..., Nats],
+    own_broker: Callable[..., Broker],
+    clean_environment: dict[str, str],
+    tmp_path: Path,
+) -> Place:
+    return Place(own_postgres(), own_nats(), own_broker(), clean_environment, tmp_path / "collector.log")
+
+
+@pytest.fixture
+def absent_place(
+    own_postgres: Callable[..., Postgres],
+    own_nats: Callable[..., Nats],
+    own_broker: Callable[..., Broker],
+    clean_environment: dict[str, str],
+    tmp_path: Path,
+) -> Place:
+    """All three addresses are known, and nobody is there."""
+    servers = own_postgres(start=False), own_nats(start=False), own_broker(start=False)
+    return Place(*servers, clean_environment, tmp_path / "collector.log")
+
+
+async def in_thread(work: Callable[[], Any]) -> Any:
+    return await trio.to_thread.run_sync(work)
+
+
+class Flow:
+    """Quotes of now without end, all symbols in turn, each other than the one before."""
+
+    def __init__(self, standin: StandIn) -> None:
+        self.standin = standin
+        self.sent = 0
+        self._quotes = self._make()
+
+    def _make(self) -> Iterator[Quote]:
+        for n in count():
+            bid = 1.1 + n % 89 / 1e5
+            yield Quote(pair_of(FOURTEEN_SYMBOLS[n % 14]), round(bid + 0.0001, 5), bid, now_ms(), 48)
+
+    def send(self, number: int) -> None:
+        self.standin.send(list(islice(self._quotes, number)))
+        self.sent += number
+
+    async def run(self, per_second: int = 500) -> None:
+        """For ever, in frames of twenty."""
+        while True:
+            self.send(20)
+            await trio.sleep(20 / per_second)
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def seqs(records: list[Any]) -> list[int]:
+    return sorted(json.loads(r.value)["seq"] for r in records)
+
+
+async def test_real_ticks_arrive_complete_in_order_and_exact_in_all_three_stores(
+    place: Place, real_ticks_paths: tuple[Path, ...]
+) -> None:
+    quotes = [q for path in real_ticks_paths for q in real_ticks(path, now_ms())]
+    standin = StandIn(key=KEY)
+    async with reading.listening(place.nats.url) as listener, place.collecting(standin) as running:
+        await standin.play(replay(quotes, 20_000))
+        state = await running.until_delivered(len(quotes))
+        assert state["validator"]["accepted"] == len(quotes)
+        await until(lambda: len(listener.heard) >= len(quotes))
+        rows, records = await in_thread(place.rows), await in_thread(place.records)
+
+    first = rows[0]["seq"]
+    expected = [
+        {
+            "symbol": canonical_symbol(q.p),
+            "bid": q.b,
+            "ask": q.a,
+            "mid": round((q.b + q.a) / 2, 9),
+            "spread": round(q.a - q.b, 9),
+            "timestamp_ms": q.t,
+            "timestamp": q.t,
+            "exchange": 48,
+            "source": "polygon_websocket",
+            "event_type": "quote",
+            "seq": first + n,
+        }
+        for n, q in enumerate(quotes)
+    ]
+    assert len(rows) == len(records) == len(listener.heard) == len(quotes)
+
+    # The database, row by row.
+    for row, tick in zip(rows, expected, strict=True):
+        assert {name: row[name] for name in tick if name != "timestamp"} == {
+            name: value for name, value in tick.items() if name != "timestamp"
+        }
+        assert round(row["time"].timestamp() * 1000) == tick["timestamp_ms"]
+        assert (row["collector"], row["tenant_id"], row["late"], row["suspect"]) == (
+            "polygon-live-1",
+            "system",
+            False,
+            False,
+        )
+        assert round(row["ingested_at"].timestamp() * 1000) == row["received_ms"]
+
+    # NATS, message by message, in the order in which they were sent.
+    received = {row["seq"]: row["received_ms"] for row in rows}
+    for (subject, tick_heard), tick in zip(listener.heard, expected, strict=True):
+        assert tick_heard == tick | {"received_ms": received[tick["seq"]]}
+        assert subject in {f"ticks.{tick['symbol']}", f"ticks.{tick['symbol']}.late"}
+        assert subject.endswith(".late") == (tick["timestamp_ms"] < received[tick["seq"]] - 10_000) or (
+            received[tick["seq"]] - tick["timestamp_ms"] > 9_000  # it grew old on the way
+        )
+
+    # Kafka: one partition a symbol, in order; the same bytes as on NATS.
+    heard = {tick_heard["seq"]: tick_heard for _, tick_heard in listener.heard}
+    by_symbol: dict[str, list[int]] = defaultdict(list)
+    partitions: dict[str, set[int]] = defaultdict(set)
+    for record in records:
+        tick = json.loads(record.value)
+        assert tick == heard[tick["seq"]]
+        assert record.key == tick["symbol"].encode()
+        assert record.timestamp == tick["timestamp_ms"]
+        assert dict(record.headers) == {"collector": b"polygon-live-1", "seq": str(tick["seq"]).encode()}
+        by_symbol[tick["symbol"]].append(tick["seq"])
+        partitions[tick["symbol"]].add(record.partition)
+    assert all(found == sorted(found) for found in by_symbol.values())
+    assert all(len(found) == 1 for found in partitions.values())
+    assert seqs(records) == [tick["seq"] for tick in expected]
+
+
+@pytest.fixture
+def real_ticks_paths(real_ticks: tuple[Path, ...]) -> tuple[Path, ...]:
+    return real_ticks
+
+
+@pytest.mark.parametrize("name", STORES)
+async def test_a_server_stopped_under_load_and_returned_costs_the_others_nothing(place: Place, name: str) -> None:
+    standin = StandIn(key=KEY)
+    flow = Flow(standin)
+    async with place.collecting(standin) as running, trio.open_nursery() as nursery:
+        nursery.start_soon(flow.run)
+        await running.until_delivered(500)
+        await running.until_health(200)
+        # The broker's own kill loses what it has acknowledged: it gets an orderly stop.
+        await in_thread(place.server(name).stop if name == "kafka" else place.server(name).kill)
+        stopped = (await running.sink(name))["delivered"]
+        others = [other for other in STORES if other != name]
+        await running.until_delivered(stopped + 2000, *others)
+        body = await running.until_health(503, name)
+        assert not any(other in "\n".join(body["reasons"]) for other in others)
+        await in_thread(place.server(name).start)
+        await running.until_health(200)
+        nursery.cancel_scope.cancel()
+        state = await running.until_delivered(flow.sent)
+        assert state["validator"]["accepted"] == flow.sent
+        rows = await in_thread(place.rows)
+        assert len(rows) == len({row["seq"] for row in rows}) == flow.sent
+        if name != "kafka":
+            assert seqs(await in_thread(place.records)) == [row["seq"] for row in rows]
+        for sink in state["sinks"]:
+            assert sink["dropped"] == 0
+            assert sink["waiting_ticks"] == 0
+
+
+async def test_a_broker_that_hangs_and_goes_on_has_every_tick_once(place: Place) -> None:
+    standin = StandIn(key=KEY)
+    flow = Flow(standin)
+    async with place.collecting(standin) as running, trio.open_nursery() as nursery:
+        nursery.start_soon(flow.run)
+        await running.until_delivered(500)
+        await in_thread(place.broker.pause)
+        await running.until_health(503, "kafka")
+        await in_thread(place.broker.resume)
+        await running.until_health(200)
+        nursery.cancel_scope.cancel()
+        await running.until_delivered(flow.sent)
+        rows = await in_thread(place.rows)
+        assert seqs(await in_thread(place.records)) == [row["seq"] for row in rows]
+
+
+async def test_it_starts_without_any_store_says_so_and_delivers_when_they_come(absent_place: Place) -> None:
+    place = absent_place
+    standin = StandIn(key=KEY)
+    flow = Flow(standin)
+    async with place.collecting(standin) as running:
+        assert (await running.get("/health/live")).status_code == 200
+        flow.send(700)
+        await running.until_health(503, *STORES)
+        state = await running.state()
+        assert {s["name"]: s["waiting_ticks"] for s in state["sinks"]} == dict.fromkeys(STORES, 700)
+        assert all(s["last_error"] for s in state["sinks"])
+        for name in STORES:
+            await in_thread(place.server(name).start)
+        await running.until_delivered(700)
+        await running.until_health(200)
+        assert len(await in_thread(place.rows)) == 700
+        assert len(await in_thread(place.records)) == 700
+
+
+async def test_a_store_that_stays_away_loses_what_does_not_fit_counted_and_said(absent_place: Place) -> None:
+    place = absent_place
+    for name in ("timescale", "kafka"):
+        await in_thread(place.server(name).start)
+    standin = StandIn(key=KEY)
+    flow = Flow(standin)
+    async with place.collecting(standin, POLYGON_LIVE_SINK_QUEUE_TICKS="1000") as running:
+        for _ in range(50):
+            flow.send(100)
+            await running.until_delivered(flow.sent, "timescale", "kafka")
+        body = await running.until_health(503, "nats")
+        nats = await running.sink("nats")
+        assert nats["dropped"] > 3000
+        assert nats["dropped"] + nats["waiting_ticks"] == 5000
+        assert any("dropped" in reason for reason in body["reasons"])
+        assert running.events("queue full: ticks are being dropped for this store")
+        await in_thread(place.nats.start)
+        await running.until_delivered(5000 - nats["dropped"], "nats")
+
+
+async def test_sigterm_delivers_what_is_held_and_says_goodbye(place: Place) -> None:
+    standin = StandIn(key=KEY)
+    flow = Flow(standin)
+    async with reading.listening(place.nats.url) as listener, place.collecting(standin) as running:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(flow.run, 5000)
+            await running.until_delivered(2000)
+            running.signal(signal.SIGTERM)
+            assert await running.ended() == 0
+            nursery.cancel_scope.cancel()
+        assert standin.latest.goodbye == 1000
+        accepted = running.events("collector stopped")[0]["accepted"]
+        assert accepted >= 2000
+        rows = await in_thread(place.rows)
+        assert len(rows) == accepted
+        assert seqs(await in_thread(place.records)) == [row["seq"] for row in rows]
+        await until(lambda: len(listener.heard) >= accepted)
+        assert [tick["seq"] for _, tick in listener.heard] == [row["seq"] for row in rows]
+        assert "Traceback" not in running.said
+
+
+@pytest.mark.parametrize("name", STORES)
+async def test_it_ends_by_itself_though_a_server_hangs(place: Place, name: str) -> None:
+    standin = StandIn(key=KEY)
+    flow = Flow(standin)
+    async with place.collecting(standin) as running, trio.open_nursery() as nursery:
+        nursery.start_soon(flow.run)
+        await running.until_delivered(500)
+        await in_thread(place.server(name).pause)
+        stuck = (await running.sink(name))["delivered"]
+        others = [other for other in STORES if other != name]
+        await running.until_delivered(stuck + 500, *others)
+        running.signal(signal.SIGTERM)
+        assert await running.ended() == 0
+        nursery.cancel_scope.cancel()
+        assert [e["store"] for e in running.events("ticks were not delivered")] == [name]
+        assert running.said.rstrip().splitlines()[-1].count('"collector stopped"') == 1
+        assert "Traceback" not in running.said
+
+
+async def test_a_second_signal_ends_it_outright(place: Place) -> None:
+    standin = StandIn(key=KEY)
+    flow = Flow(standin)
+    async with place.collecting(standin, POLYGON_LIVE_GRACE_SECONDS="100000") as running:
+        await in_thread(place.postgres.pause)
+        flow.send(100)
+        await running.until_delivered(100, "nats", "kafka")
+        running.signal(signal.SIGTERM)
+        await running.until_state(lambda state: state["stopping"])
+        assert (await running.get("/health")).status_code == 503
+        running.signal(signal.SIGTERM)
+        assert await running.ended() == 0
+        assert running.events("stopping at once: ticks that no store has taken yet are lost")
+
+
+async def test_after_kill_9_the_next_run_goes_on_with_new_numbers(place: Place) -> None:
+    standin = StandIn(key=KEY)
+    flow = Flow(standin)
+    async with trio.open_nursery() as nursery:
+        async with place.collecting(standin) as running:
+            nursery.start_soon(flow.run)
+            await running.until_delivered(1000)
+            running.signal(signal.SIGKILL)
+            await running.ended()
+        first = await in_thread(place.rows)
+        async with place.collecting(standin) as running:
+            await running.until_delivered(1000)
+            running.signal(signal.SIGTERM)
+            assert await running.ended() == 0
+            accepted = running.events("collector stopped")[-1]["accepted"]
+        nursery.cancel_scope.cancel()
+    rows = await in_thread(place.rows)
+    assert len(rows) == len({row["seq"] for row in rows}) == len(first) + accepted
+    second = rows[len(first) :]
+    assert second[0]["seq"] > first[-1]["seq"]
+    stored = seqs(await in_thread(place.records))
+    assert len(stored) == len(set(stored))
+    assert {row["seq"] for row in second} <= set(stored)
+
+
+async def test_bad_input_is_kept_with_its_reason_and_costs_nothing_else(place: Place) -> None:
+    standin = StandIn(key=KEY)
+    flow = Flow(standin)
+    async with place.collecting(standin) as running:
+        flow.send(140)
+        good = Quote("EUR/USD", 1.10020, 1.10010, now_ms(), 48)
+        bad = {name: frame for name, frame in bad_frames(good).items() if name != "empty-array"}
+        for frame in bad.values():
+            standin.latest.send(frame)
+        flow.send(140)
+        state = await running.until_delivered(280)
+        assert len(standin.connections) == 1
+        assert sum(state["rejects"]["counts"].values()) == len(bad)
+        shown = (await running.get("/rejects")).json()
+        assert "<html>502 Bad Gateway</html>" in json.dumps(shown)
+        metrics = (await running.get("/metrics")).text
+        assert 'reason="crossed"' in metrics
+
+        def kept() -> list[tuple[str, str]]:
+            with psycopg.connect(place.postgres.dsn) as connection:
+                return connection.execute("select reason, raw from tick_rejects order by id").fetchall()
+
+        with trio.fail_after(60):
+            while len(found := await in_thread(kept)) < len(bad):  # noqa: ASYNC110  # another process writes it
+                await trio.sleep(0.1)
+        assert ("bad_frame", "<html>502 Bad Gateway</html>") in found
+
+
+async def test_one_refused_symbol_leaves_the_others_streaming(place: Place) -> None:
+    standin = StandIn(key=KEY, script=Script(unauthorized=frozenset({"XAG/USD"})))
+    flow = Flow(standin)
+    async with place.collecting(standin) as running, trio.open_nursery() as nursery:
+        nursery.start_soon(flow.run)
+        await running.until_state(lambda state: state["feed"]["silent"] == ["XAGUSD"])
+        body = (await running.get("/health")).json()
+        assert any("XAGUSD" in reason for reason in body["reasons"])
+        await running.until_delivered(1000)
+        nursery.cancel_scope.cancel()
+
+
+async def test_no_secret_leaves_the_process(place: Place) -> None:
+    standin = StandIn(key=KEY)
+    dsn = place.postgres.dsn.replace("postgres@", "postgres:sesame-1@")
+    nats = place.nats.url.replace("//", "//joe:sesame-2@")
+    flow = Flow(standin)
+    env = {"POLYGON_LIVE_TIMESCALE_DSN": dsn, "POLYGON_LIVE_NATS_URLS": nats, "POLYGON_LIVE_LOG_LEVEL": "debug"}
+    async with place.collecting(standin, **env) as running:
+        flow.send(100)
+        await running.until_delivered(100)
+        await in_thread(place.postgres.stop)
+        await in_thread(place.nats.stop)
+        await running.until_state(lambda s: all(x["last_error"] for x in s["sinks"] if x["name"] != "kafka"))
+        pages = [(await running.get(p)).text for p in ("/health", "/state", "/symbols", "/rejects", "/metrics")]
+        command = await trio.Path(f"/proc/{running.process.pid}/cmdline").read_text()
+        for text in (*pages, command, running.said):
+            for secret in (KEY, "sesame-1", "sesame-2"):
+                assert secret not in text
+
+
+async def test_missing_settings_end_with_78_and_are_all_named(
+    clean_environment: dict[str, str], tmp_path: Path
+) -> None:
+    async with collector(clean_environment | {"POLYGON_API_KEY": KEY}, tmp_path / "log") as running:
+        assert await running.ended() == 78
+        for name in ("TIMESCALE_DSN", "NATS_URLS", "KAFKA_BROKERS"):
+            assert f"POLYGON_LIVE_{name} is not set" in running.said
+        assert KEY not in running.said
+        assert "Traceback" not in running.said
+
+
+async def test_a_port_that_is_taken_ends_with_78(place: Place) -> None:
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    port = listeners[0].socket.getsockname()[1]
+    async with place.collector("ws://127.0.0.1:1/forex", POLYGON_LIVE_HTTP_PORT=str(port)) as running:
+        assert await running.ended() == 78
+        assert f"port {port}" in running.said
+    await listeners[0].aclose()
