@@ -11,7 +11,7 @@ from typing import Final
 import structlog
 import trio
 
-from polygon_live.errors import StoreError
+from polygon_live.errors import RowsRefused, StoreError
 from polygon_live.model import Reject
 from polygon_live.status import RejectsSnapshot
 
@@ -20,6 +20,7 @@ WAITING: Final = 1000
 AT_ONCE: Final = 200
 PAUSE_SECONDS: Final = 2.0
 """At most 100 rejects a second reach the table: a feed gone mad must not fill the disk with evidence."""
+AWAY_SECONDS: Final = 10.0
 
 log = structlog.get_logger()
 
@@ -44,7 +45,7 @@ class RejectBook:
                 self._unkept += 1
 
     async def keep(self, save: Callable[[Sequence[Reject]], Awaitable[None]]) -> None:
-        """Write rejects to the table, for ever; those that the table does not take are counted and let go."""
+        """Write rejects to the table, for ever. While it is away they wait, and what does not fit is counted."""
         while True:
             some = [await self._saving.receive()]
             while len(some) < AT_ONCE:
@@ -52,11 +53,17 @@ class RejectBook:
                     some.append(self._saving.receive_nowait())
                 except trio.WouldBlock:
                     break
-            try:
-                await save(some)
-            except StoreError as why:
-                self._unkept += len(some)
-                log.warning("rejects not kept in the table", count=len(some), why=str(why))
+            while some:
+                try:
+                    await save(some)
+                except RowsRefused as why:
+                    self._unkept += len(some)
+                    log.warning("the table refuses rejects", count=len(some), why=str(why))
+                except StoreError as why:
+                    log.info("rejects wait for their table", count=len(some), why=str(why))
+                    await trio.sleep(AWAY_SECONDS)
+                    continue
+                some = []
             await trio.sleep(PAUSE_SECONDS)
 
     def snapshot(self) -> RejectsSnapshot:

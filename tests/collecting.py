@@ -20,15 +20,16 @@ PATIENCE_SECONDS: Final = 90.0
 class Running:
     """A collector process, its log lines and its status pages."""
 
-    def __init__(self, process: trio.Process, log_path: Path) -> None:
+    def __init__(self, process: trio.Process, log_path: Path, begins: int) -> None:
         self.process = process
-        self.log_path = log_path
+        self._log_path = log_path
+        self._begins = begins
         self._client: httpx.AsyncClient | None = None
 
     @property
     def said(self) -> str:
         """Everything on standard error so far."""
-        return self.log_path.read_text()
+        return self._log_path.read_bytes()[self._begins :].decode()
 
     def events(self, name: str) -> list[dict[str, Any]]:
         """The log lines with this event."""
@@ -123,6 +124,7 @@ def environment(base: Mapping[str, str], *, ws_url: str, dsn: str, nats_url: str
 async def collector(env: Mapping[str, str], log_path: Path) -> AsyncIterator[Running]:
     """``polygon-live run`` in a process of its own; killed at the end of the block if it still runs."""
     with log_path.open("ab") as log:
+        begins = log.tell()
         process = await trio.lowlevel.open_process(
             [sys.executable, "-W", "error::ResourceWarning", "-m", "polygon_live", "run"],
             env=env,
@@ -131,7 +133,7 @@ async def collector(env: Mapping[str, str], log_path: Path) -> AsyncIterator[Run
             stderr=log,
             cwd=log_path.parent,
         )
-    running = Running(process, log_path)
+    running = Running(process, log_path, begins)
     try:
         yield running
     finally:

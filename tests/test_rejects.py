@@ -4,7 +4,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from polygon_live.errors import StoreUnavailable
+from polygon_live.errors import RowsRefused, StoreUnavailable
 from polygon_live.model import RAW_LIMIT, Reject, evidence
 from polygon_live.rejects import AT_ONCE, LATEST, WAITING, RejectBook
 
@@ -39,25 +39,32 @@ async def test_they_are_written_in_order_at_a_bounded_rate_and_the_rest_is_count
     assert book.snapshot().unkept == 50
 
 
-async def test_a_table_that_is_away_costs_the_evidence_and_nothing_else(autojump_clock: MockClock) -> None:
+async def test_while_the_table_is_away_rejects_wait_and_only_what_it_refuses_is_let_go(
+    autojump_clock: MockClock,
+) -> None:
     book = RejectBook()
-    away = [True, False]
-    kept: list[Reject] = []
+    answers: list[Exception | None] = [
+        StoreUnavailable("away"),
+        StoreUnavailable("away"),
+        None,
+        RowsRefused("no"),
+        None,
+    ]
+    kept: list[int] = []
 
     async def save(some: Sequence[Reject]) -> None:
         await trio.lowlevel.checkpoint()
-        if away.pop(0):
-            raise StoreUnavailable("refused")
-        kept.extend(some)
+        if (answer := answers.pop(0)) is not None:
+            raise answer
+        kept.extend(r.received_ms for r in some)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(book.keep, save)
-        book.enter([reject(1), reject(2)])
-        await trio.sleep(1)
-        book.enter([reject(3)])
-        await trio.sleep(10)
+        for n in range(3):
+            book.enter([reject(n), reject(n)])
+            await trio.sleep(60)
         nursery.cancel_scope.cancel()
-    assert [r.received_ms for r in kept] == [3]
+    assert kept == [0, 0, 2, 2]
     assert book.snapshot().unkept == 2
 
 

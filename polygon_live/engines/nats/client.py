@@ -142,10 +142,11 @@ class NatsClient:
             raise StoreMisconfigured(
                 f"NATS {self._server} takes messages of at most {client.max_payload} bytes: raise its max_payload"
             )
+        version = client.connected_server_version
         self.facts = StoreFacts(
             about={
                 "server": self._server,
-                "version": str(client.connected_server_version),
+                "version": f"{version.major}.{version.minor}.{version.patch}",
                 "servers_known": len(client.servers) + len(client.discovered_servers),
                 **mode.about,
             },
