@@ -121,12 +121,14 @@ def environment(base: Mapping[str, str], *, ws_url: str, dsn: str, nats_url: str
 
 
 @asynccontextmanager
-async def collector(env: Mapping[str, str], log_path: Path) -> AsyncIterator[Running]:
-    """``polygon-live run`` in a process of its own; killed at the end of the block if it still runs."""
+async def collector(env: Mapping[str, str], log_path: Path, *command: str) -> AsyncIterator[Running]:
+    """``polygon-live run``, or another command, in a process of its own; killed at the end of the block if it still
+    runs.
+    """
     with log_path.open("ab") as log:
         begins = log.tell()
         process = await trio.lowlevel.open_process(
-            [sys.executable, "-W", "error::ResourceWarning", "-m", "polygon_live", "run"],
+            [sys.executable, "-W", "error::ResourceWarning", "-m", "polygon_live", *(command or ("run",))],
             env=env,
             stdin=subprocess.DEVNULL,
             stdout=log,

@@ -4,7 +4,7 @@ Exit codes, fixed: 0 clean stop, 2 usage, 70 an internal fault, 78 the configura
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import click
@@ -13,9 +13,7 @@ from polygon_live import __version__
 from polygon_live.commands.demo import demo
 from polygon_live.commands.run import run
 from polygon_live.commands.simulate import simulate
-from polygon_live.daemon import InternalFault
-from polygon_live.embedded import ServerFailed
-from polygon_live.errors import ConfigurationError
+from polygon_live.errors import ConfigurationError, PolygonLiveError
 
 INTERNAL: Final = 70
 CONFIGURATION: Final = 78
@@ -34,17 +32,31 @@ cli.add_command(simulate)
 
 def main() -> None:
     """Run the command and end the process with the exit code that says what happened."""
-    _exit(lambda: cli(prog_name="polygon-live"))
-
-
-def _exit(command: Callable[[], None]) -> None:
     try:
-        command()
-    except ConfigurationError as why:
-        click.echo("polygon-live can't start:", err=True)
-        for fault in why.faults:
-            click.echo(f"  - {fault}", err=True)
-        sys.exit(CONFIGURATION)
-    except (InternalFault, ServerFailed) as why:
-        click.echo(f"polygon-live ended: {why}", err=True)
-        sys.exit(INTERNAL)
+        cli(prog_name="polygon-live")
+    except (PolygonLiveError, ExceptionGroup) as why:
+        reasons = list(_reasons(why))
+        if not all(isinstance(reason, PolygonLiveError) for reason in reasons):
+            raise
+        sys.exit(_told(reasons))
+
+
+def _told(reasons: Sequence[BaseException]) -> int:
+    """Say why, in plain words; the exit code for it."""
+    for reason in reasons:
+        if isinstance(reason, ConfigurationError):
+            click.echo("polygon-live can't start:", err=True)
+            for fault in reason.faults:
+                click.echo(f"  - {fault}", err=True)
+            return CONFIGURATION
+    click.echo(f"polygon-live ended: {reasons[0]}", err=True)
+    return INTERNAL
+
+
+def _reasons(why: BaseException) -> Iterator[BaseException]:
+    """Trio's nurseries group even a single error."""
+    if isinstance(why, BaseExceptionGroup):
+        for inner in why.exceptions:
+            yield from _reasons(inner)
+    else:
+        yield why

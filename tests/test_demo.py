@@ -1,0 +1,164 @@
+"""``demo`` and ``simulate`` as their users run them."""
+
+import json
+import re
+import signal
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import trio
+
+from polygon_live import wire
+from polygon_live.dial import dial_websocket
+from polygon_live.model import FOURTEEN_SYMBOLS, pair_of
+from tests import reading
+from tests.collecting import Running, collector, until
+
+pytestmark = pytest.mark.engine("all")
+
+EXAMPLE_4 = """
+-- Check recent ticks
+SELECT
+    symbol,
+    COUNT(*) as tick_count,
+    MIN(timestamp_ms) as oldest_tick,
+    MAX(timestamp_ms) as newest_tick
+FROM market_ticks
+WHERE timestamp_ms > (EXTRACT(EPOCH FROM NOW()) * 1000 - 3600000)  -- Last hour
+GROUP BY symbol
+ORDER BY tick_count DESC;
+"""
+
+
+@pytest.fixture
+def env(clean_environment: dict[str, str], tmp_path: Path) -> dict[str, str]:
+    return {
+        **clean_environment,
+        "POLYGON_LIVE_DATA_DIR": str(tmp_path / "data"),
+        "POLYGON_LIVE_HTTP_PORT": "0",
+        "POLYGON_LIVE_LOG_FORMAT": "json",
+    }
+
+
+async def found(running: Running, pattern: str) -> str:
+    """The first group of what it said, as soon as it says so."""
+    await until(lambda: re.search(pattern, running.said) or running.process.poll() is not None)
+    match = re.search(pattern, running.said)
+    assert match, running.said
+    return match[1]
+
+
+async def test_the_demo_works_as_it_says_and_leaves_nothing_running(env: dict[str, str], tmp_path: Path) -> None:
+    log_path = tmp_path / "log"
+    async with collector(env, log_path, "demo", "--ticks-per-second", "200") as running:
+        dsn = await found(running, r"database +(\S+)")
+        nats = await found(running, r"NATS +(\S+)")
+        broker = await found(running, r"Kafka +(\S+)")
+        body = await running.until_health(200)
+        assert (body["status"], body["mode"]) == ("healthy", "SIMULATED")
+        assert (await running.state())["mode"] == "SIMULATED"
+        async with reading.listening(nats) as listener:
+            before = (await running.state())["validator"]["accepted"]
+            state = await running.until_delivered(before + 1000)
+            upto = min(sink["last_seq"] for sink in state["sinks"])
+            await until(lambda: listener.heard and listener.heard[-1][1]["seq"] >= upto)
+            heard = {tick["seq"]: tick for _, tick in listener.heard if tick["seq"] <= upto}
+        rows = await trio.to_thread.run_sync(reading.in_database, dsn)
+        records = await trio.to_thread.run_sync(reading.in_archive, broker)
+        archived = {tick["seq"]: tick for tick in (json.loads(r.value) for r in records)}
+        since = min(heard)
+        stored = {row["seq"]: row for row in rows if since <= row["seq"] <= upto}
+        assert len(stored) >= 900
+        assert list(heard) == sorted(stored)
+        for seq, tick in heard.items():
+            assert archived[seq] == tick
+            assert all(stored[seq][name] == tick[name] for name in ("symbol", "bid", "ask", "mid", "spread"))
+        table = await trio.to_thread.run_sync(query, dsn, EXAMPLE_4)
+        assert {row[0] for row in table} == set(FOURTEEN_SYMBOLS)
+
+        async with collector(env, tmp_path / "second", "demo") as second:
+            assert await second.ended() == 70
+            assert f"is in use by process {running.process.pid}" in second.said
+        other = env | {"POLYGON_LIVE_DATA_DIR": str(tmp_path / "other")}
+        other["POLYGON_LIVE_HTTP_PORT"] = running.events("collector started")[0]["status"].rsplit(":", 1)[1]
+        async with collector(other, tmp_path / "third", "demo") as third:
+            assert await third.ended() == 78
+            assert "Is another collector running?" in third.said
+
+        running.signal(signal.SIGINT)
+        assert await running.ended() == 0
+        assert "Traceback" not in running.said
+        accepted = running.events("collector stopped")[0]["accepted"]
+    # The last fixture of the session fails if a server is still there.
+
+    async with collector(env, log_path, "demo") as again:
+        assert await found(again, r"database +(\S+)") == dsn
+        await again.until_delivered(20)
+        assert len(await trio.to_thread.run_sync(reading.in_database, dsn)) >= accepted + 20
+        again.signal(signal.SIGTERM)
+        assert await again.ended() == 0
+
+
+def query(dsn: str, text: str) -> list[tuple[Any, ...]]:
+    with psycopg.connect(dsn) as connection:
+        return connection.execute(text).fetchall()
+
+
+async def test_a_demo_ended_while_it_starts_leaves_nothing_running(env: dict[str, str], tmp_path: Path) -> None:
+    async with collector(env, tmp_path / "log", "demo") as running:
+        await until((tmp_path / "data" / "demo" / "postgres" / "server.pid").exists)
+        running.signal(signal.SIGINT)
+        assert await running.ended() == 0
+        assert "Traceback" not in running.said
+
+
+async def subscribed(address: str, received: list[wire.Event | wire.Undecodable], *, enough: int) -> None:
+    """What a client hears, until it is so much or the other side ends it."""
+    async with dial_websocket(address) as ws:
+        await ws.get_message()
+        await ws.send_message(wire.authenticate("simulated"))
+        await ws.get_message()
+        await ws.send_message(wire.subscribe([pair_of(s) for s in FOURTEEN_SYMBOLS]))
+        while len(received) < enough:
+            received += wire.decode(await ws.get_message())
+
+
+async def test_simulate_is_a_polygon_to_dial(env: dict[str, str], tmp_path: Path) -> None:
+    arguments = ("simulate", "--port", "0", "--ticks-per-second", "500", "--fault", "crossed", "--every", "0.2")
+    async with collector(env, tmp_path / "log", *arguments) as running:
+        address = await found(running, r"SIMULATED market at (\S+),")
+        received: list[wire.Event | wire.Undecodable] = []
+        with trio.fail_after(60):
+            await subscribed(address, received, enough=500)
+        quotes = [e for e in received if isinstance(e, wire.Quote)]
+        assert {q.p for q in quotes} == {pair_of(s) for s in FOURTEEN_SYMBOLS}
+        assert any(q.b > q.a for q in quotes)
+        running.signal(signal.SIGINT)
+        assert await running.ended() == 0
+        assert "Traceback" not in running.said
+
+
+async def test_simulate_replays_a_file(env: dict[str, str], tmp_path: Path, real_ticks: tuple[Path, ...]) -> None:
+    head = real_ticks[0].read_text().splitlines()[:101]
+    file = tmp_path / "ticks.csv"
+    file.write_text("\n".join(head))
+    arguments = ("simulate", "--port", "0", "--ticks-per-second", "1000", "--replay", str(file))
+    async with collector(env, tmp_path / "log", *arguments) as running:
+        address = await found(running, r"SIMULATED market at (\S+),")
+        received: list[wire.Event | wire.Undecodable] = []
+        with trio.fail_after(60):
+            await subscribed(address, received, enough=14 + 100)
+        assert [q.b for q in received if isinstance(q, wire.Quote)] == [float(line.split(",")[2]) for line in head[1:]]
+        await found(running, "(all 100 ticks were sent)")
+        running.signal(signal.SIGTERM)
+        assert await running.ended() == 0
+
+
+async def test_bad_arguments_and_files_are_named(env: dict[str, str], tmp_path: Path) -> None:
+    async with collector(env, tmp_path / "a", "simulate", "--replay", str(tmp_path / "nowhere.csv")) as running:
+        assert await running.ended() == 78
+        assert "nowhere.csv can't be read" in running.said
+    async with collector(env, tmp_path / "b", "simulate", "--fault", "earthquake") as running:
+        assert await running.ended() == 2
