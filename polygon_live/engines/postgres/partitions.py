@@ -1,0 +1,192 @@
+"""Native partitions: how plain PostgreSQL keeps the ticks of the last three days and forgets the older ones.
+
+A partition is one UTC hour, named by it (``market_ticks_20250131_07``). They are made ahead of time and dropped whole.
+
+- Making one must never wait for a reader: a table is made beside and attached, which needs no more than a SHARE UPDATE
+  EXCLUSIVE lock on the parent. CREATE TABLE … PARTITION OF would wait for every open transaction that has read the
+  table, a forgotten notebook included, and with it everybody behind.
+- Dropping one needs the parent for itself alone, for a moment. It waits a quarter of a second for that and then leaves
+  it for the next time, so that a copy is never held up longer. (DETACH … CONCURRENTLY waits for the same transactions,
+  can be left half done, and would not spare the DROP.)
+- Partitions that others made are respected: an hour, or the part of it, that they cover is not made again, and they go
+  when the whole of their range is past.
+"""
+
+import re
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from typing import ClassVar, Final
+
+import attrs
+import psycopg
+from psycopg import sql
+
+from polygon_live.engines.postgres.connection import Connection
+
+HOUR: Final = timedelta(hours=1)
+SET_UP_LOCK: Final = int.from_bytes(b"polygonl", "big")
+"""The advisory lock that whoever sets up or changes the table holds until the end of his transaction."""
+_AT_ONCE: Final = 24
+"""Partitions made in one transaction: each takes six entries in the server's lock table, which may be a small one."""
+_BEGINNING: Final = datetime.min.replace(tzinfo=UTC)
+_END: Final = datetime.max.replace(tzinfo=UTC)
+_BOUNDS: Final = re.compile(r"FOR VALUES FROM \((.*)\) TO \((.*)\)")
+
+
+@attrs.frozen
+class TableName:
+    """A table that exists."""
+
+    oid: int
+    schema: str
+    name: str
+
+    @property
+    def quoted(self) -> sql.Identifier:
+        """For use in a statement."""
+        return sql.Identifier(self.schema, self.name)
+
+    def __str__(self) -> str:
+        """For people."""
+        return f"{self.schema}.{self.name}"
+
+
+@attrs.frozen
+class Partition:
+    """One partition and its range: from ``start`` up to, not including, ``end``."""
+
+    table: TableName
+    start: datetime
+    end: datetime
+
+
+@attrs.frozen
+class Kept:
+    """What there is after old ticks were dropped."""
+
+    dropped: tuple[str, ...]
+    overdue: tuple[str, ...]
+    """Partitions that should be gone and are not, because somebody is using the table."""
+    count: int
+    long: int
+    """Partitions of more than an hour, made by others: they keep their first ticks for longer than three days."""
+    oldest: datetime | None
+    """Where the first partition begins; None if there is none, or it has no beginning."""
+
+
+@attrs.frozen
+class NativePartitions:
+    """The way of keeping ticks on a PostgreSQL without TimescaleDB."""
+
+    edition: ClassVar = "PostgreSQL, native partitions"
+    table: TableName
+
+    def faults(self, connection: Connection) -> list[str]:
+        """Why the table can't be kept in this way; empty if it can."""
+        asked = """
+            select c.relkind, p.partstrat, p.partnatts, a.attname, p.partdefid::regclass::text
+            from pg_class c
+            left join pg_partitioned_table p on p.partrelid = c.oid
+            left join pg_attribute a on a.attrelid = c.oid and a.attnum = p.partattrs[0]
+            where c.oid = %s"""
+        for kind, strategy, keys, key, default in connection.execute(asked, [self.table.oid]):
+            if kind != "p":
+                fault = "is not partitioned, so old ticks could not be dropped: rename it, let polygon-live make a "
+                return [f"{self.table} {fault}partitioned one, and move the rows that are still needed into it"]
+            if (strategy, keys, key) != ("r", 1, "time"):
+                return [f"{self.table} is not partitioned by range of the column time alone: make it so, or rename it"]
+            if default is not None and default != "-":
+                fault = "ticks in it would never expire, and would be in the way of their hour's partition"
+                mend = f"alter table {self.table} detach partition {default}"
+                return [f"{self.table} has the default partition {default}: {fault}: {mend}"]
+        return []
+
+    def partitions(self, connection: Connection) -> list[Partition]:
+        """All of them, in the order of time."""
+        asked = """
+            select c.oid, n.nspname, c.relname, pg_get_expr(c.relpartbound, c.oid)
+            from pg_inherits i
+            join pg_class c on c.oid = i.inhrelid
+            join pg_namespace n on n.oid = c.relnamespace
+            where i.inhparent = %s and not i.inhdetachpending"""
+        found = []
+        for oid, schema, name, bounds in connection.execute(asked, [self.table.oid]):
+            if match := _BOUNDS.fullmatch(bounds):
+                start, end = _instant(match[1], _BEGINNING), _instant(match[2], _END)
+                found.append(Partition(TableName(oid, schema, name), start, end))
+        return sorted(found, key=lambda p: p.start)
+
+    def cover(self, connection: Connection, first: datetime, last: datetime) -> None:
+        """See to it that every instant of the hours from ``first``'s to ``last``'s has a partition."""
+        while True:
+            with connection.transaction():
+                connection.execute("select pg_advisory_xact_lock(%s)", [SET_UP_LOCK])
+                there = [(p.start, p.end) for p in self.partitions(connection)]
+                missing = uncovered(there, first, last)
+                for start, end in missing[:_AT_ONCE]:
+                    self._make(connection, start, end)
+            if len(missing) <= _AT_ONCE:
+                return
+
+    def _make(self, connection: Connection, start: datetime, end: datetime) -> None:
+        whole_hour = start.replace(minute=0, second=0, microsecond=0) == start
+        suffix = start.strftime("_%Y%m%d_%H" if whole_hour else "_%Y%m%d_%H%M%S")
+        name = sql.Identifier(self.table.schema, self.table.name + suffix)
+        make = (
+            "create table {} (like {} including defaults including constraints including generated including storage)"
+        )
+        connection.execute(sql.SQL(make).format(name, self.table.quoted))
+        attach = sql.SQL("alter table {} attach partition {} for values from ({}) to ({})")
+        connection.execute(attach.format(self.table.quoted, name, str(start), str(end)))
+
+    def expire(self, connection: Connection, edge: datetime) -> Kept:
+        """Drop the partitions whose whole range is before ``edge``, then look what is there."""
+        dropped = []
+        for partition in _before(edge, self.partitions(connection)):
+            try:
+                with connection.transaction():
+                    connection.execute("set local lock_timeout = '250ms'")
+                    connection.execute(sql.SQL("drop table if exists {}").format(partition.table.quoted))
+            except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
+                break  # the next one would need the same lock
+            dropped.append(partition.table.name)
+        left = self.partitions(connection)
+        return Kept(
+            dropped=tuple(dropped),
+            overdue=tuple(p.table.name for p in _before(edge, left)),
+            count=len(left),
+            long=sum(p.end - p.start > HOUR for p in left),
+            oldest=left[0].start if left and left[0].start > _BEGINNING else None,
+        )
+
+
+def uncovered(
+    ranges: Iterable[tuple[datetime, datetime]], first: datetime, last: datetime
+) -> list[tuple[datetime, datetime]]:
+    """What of the whole hours from ``first``'s to ``last``'s no range covers, cut at the hours."""
+    at, end = _hour(first), _hour(last) + HOUR
+    pieces = []
+    for start, stop in [*sorted(ranges), (end, end)]:
+        while at < min(start, end):
+            until = min(_hour(at) + HOUR, start)
+            pieces.append((at, until))
+            at = until
+        at = max(at, stop)
+    return pieces
+
+
+def _before(edge: datetime, partitions: Iterable[Partition]) -> list[Partition]:
+    return [p for p in partitions if p.end <= edge]
+
+
+def _hour(instant: datetime) -> datetime:
+    return instant.replace(minute=0, second=0, microsecond=0)
+
+
+def _instant(bound: str, otherwise: datetime) -> datetime:
+    """A bound as PostgreSQL prints it in ISO style and UTC; ``otherwise`` for what lies outside of the calendar."""
+    try:
+        found = datetime.fromisoformat(bound.strip("'"))
+    except ValueError:  # MINVALUE, MAXVALUE, infinity, a year BC
+        return otherwise
+    return found.replace(tzinfo=UTC) if found.tzinfo is None else found

@@ -1,0 +1,171 @@
+"""Set-up of the database: make what is missing, and describe what is there for who writes and who cleans up.
+
+Every connection goes through ``set_up``, and so does each run of the retention: it changes only what has to be changed,
+so that it takes milliseconds when nothing is missing. Two who do it at once take turns, by an advisory lock that ends
+with the transaction. A database that was set up by a newer version of this program is left alone.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+import attrs
+import psycopg
+import structlog
+from psycopg import sql
+
+from polygon_live.engines.postgres import adoption
+from polygon_live.engines.postgres.columns import COLUMNS
+from polygon_live.engines.postgres.connection import Connection, whereabouts
+from polygon_live.engines.postgres.partitions import SET_UP_LOCK, NativePartitions, TableName
+from polygon_live.errors import StoreMisconfigured
+
+log = structlog.get_logger()
+
+VERSION: Final = 1
+KEPT: Final = timedelta(hours=72)
+"""Three days. What is older is not taken any more, and is dropped as soon as its whole partition is older."""
+AHEAD: Final = timedelta(hours=24)
+"""Partitions are there so long before they are needed: so long may the retention fail and no tick is refused."""
+
+_TICKS: Final = "market_ticks"
+_SIDE_TABLES: Final[Mapping[str, str]] = {
+    "tick_rejects": """
+        id bigint generated always as identity primary key,
+        received_at timestamp with time zone not null,
+        stage text not null,
+        reason text not null,
+        detail text not null,
+        raw text not null,
+        symbol text,
+        seq bigint,
+        collector text not null""",
+    "polygon_live_schema": """
+        version integer primary key,
+        set_up_at timestamp with time zone not null default now()""",
+}
+
+
+@attrs.frozen
+class Layout:
+    """The database as found or made."""
+
+    table: TableName
+    storage: NativePartitions
+    types: Mapping[str, str]
+    """The columns of ours that can be written, each with its type's name as ``columns.writer_of`` takes it."""
+    about: Mapping[str, str | int | float | bool | None]
+    complaints: tuple[str, ...]
+
+
+def set_up(connection: Connection, now: datetime) -> Layout:
+    """Make the database ready for ticks from ``KEPT`` before ``now`` to ``AHEAD`` after it.
+
+    Raises psycopg.Error, and StoreMisconfigured for what somebody must change.
+    """
+    with connection.transaction():
+        connection.execute("select pg_advisory_xact_lock(%s)", [SET_UP_LOCK])
+        # A change of the table waits for those who use it, and everybody behind waits with it: not for long.
+        connection.execute("set local lock_timeout = '3s'")
+        known = _version(connection)
+        table = _find(connection)
+        made = table is None
+        if table is None:
+            table = _make(connection)
+        storage = _storage(connection, table)
+        columns = adoption.adopt(connection, table, storage)
+        if made or known is None:
+            _add_indexes(connection, table)
+        for name, content in _SIDE_TABLES.items():
+            if not _exists(connection, name):
+                connection.execute(f"create table {name} ({content})")
+        if known is None:
+            connection.execute("insert into polygon_live_schema (version) values (%s)", [VERSION])
+    storage.cover(connection, now - KEPT, now + AHEAD)
+    keyed = adoption.has_key(connection, table)
+    differences = adoption.differences(columns)
+    return Layout(
+        table=table,
+        storage=storage,
+        types={c.name: columns[c.name].type for c in COLUMNS if not columns[c.name].generated},
+        about={
+            **whereabouts(connection),
+            "edition": storage.edition,
+            "table": str(table),
+            "columns": f"adopted: {', '.join(differences)}" if differences else "as polygon-live makes them",
+            "unique_index": keyed,
+        },
+        complaints=adoption.complaints(table, columns, keyed=keyed),
+    )
+
+
+def instant(unix_ms: int) -> datetime:
+    """Unix milliseconds as PostgreSQL's instants go in and out. Exact."""
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=unix_ms)
+
+
+def _version(connection: Connection) -> int | None:
+    """The version by which the database was set up, None before the first time."""
+    if not _exists(connection, "polygon_live_schema"):
+        return None
+    found = connection.execute("select max(version) from polygon_live_schema").fetchone()
+    version: int | None = found[0] if found else None
+    if version is not None and version > VERSION:
+        message = (
+            f"the database was set up by a newer polygon-live (schema version {version}, this one knows {VERSION}): "
+            "start the newer one, or name another database"
+        )
+        raise StoreMisconfigured(message)
+    return version
+
+
+def _exists(connection: Connection, name: str) -> bool:
+    """Asked first, because even CREATE … IF NOT EXISTS needs the right to create."""
+    return connection.execute("select to_regclass(%s) is not null", [name]).fetchone() == (True,)
+
+
+def _find(connection: Connection) -> TableName | None:
+    asked = """
+        select c.oid, n.nspname, c.relname from pg_class c join pg_namespace n on n.oid = c.relnamespace
+        where c.oid = to_regclass(%s)"""
+    row = connection.execute(asked, [_TICKS]).fetchone()
+    return TableName(*row) if row else None
+
+
+def _make(connection: Connection) -> TableName:
+    columns = ", ".join(adoption.declared(c) + ("" if c.nullable else " not null") for c in COLUMNS)
+    connection.execute(f"create table {_TICKS} ({columns}) partition by range (time)")
+    table = _find(connection)
+    assert table is not None  # noqa: S101  # made a line above, in the first schema of the search_path
+    log.info("table made", table=str(table))
+    return table
+
+
+def _storage(connection: Connection, table: TableName) -> NativePartitions:
+    """In which way this table keeps its three days: decided here, once for each connection."""
+    if _exists(connection, "timescaledb_information.hypertables"):
+        asked = "select from timescaledb_information.hypertables where (hypertable_schema, hypertable_name) = (%s, %s)"
+        if connection.execute(asked, [table.schema, table.name]).rowcount:
+            message = f"{table} is a TimescaleDB hypertable, which this version can't keep yet: name another database"
+            raise StoreMisconfigured(message)
+    return NativePartitions(table)
+
+
+def _add_indexes(connection: Connection, table: TableName) -> None:
+    """Tried once, not at every connection: on an adopted table full of rows it takes a while, and writers wait."""
+    if not adoption.has_key(connection, table):
+        _try_index(connection, table, "create unique index on {} (time, collector, seq)")
+    if not any(index.columns[:2] == ("symbol", "time") for index in adoption.indexes(connection, table)):
+        _try_index(connection, table, "create index on {} (symbol, time desc)")
+
+
+def _try_index(connection: Connection, table: TableName, statement: str) -> None:
+    try:
+        with connection.transaction():
+            connection.execute(sql.SQL(statement).format(table.quoted))
+    except psycopg.Error as why:
+        if connection.broken:
+            raise
+        log.warning(
+            "index not made, going on without", statement=statement.format(table), why=" ".join(str(why).split())
+        )

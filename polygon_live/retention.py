@@ -1,0 +1,113 @@
+"""The watcher of the three days: makes partitions ahead, drops what is older, and looks whether that is so.
+
+It runs at the start and then at every half and full hour of the clock, a moment after: a partition's hour is over at
+the full hour, so what is left is then at most 73 hours old. Each run has a connection of its own, for a moment, and
+never the writer's; it does the whole set-up again, so that a table that was dropped, or a partition, is there again.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+from typing import ClassVar, Final
+
+import structlog
+import trio
+
+from polygon_live.config import Secret
+from polygon_live.engines.postgres import KEPT, Upkeep, connected, insert_rejects, instant, keep_three_days
+from polygon_live.errors import StoreError
+from polygon_live.model import Reject
+from polygon_live.status import RetentionSnapshot
+
+log = structlog.get_logger()
+
+_HALF_HOUR_MS: Final = 30 * 60 * 1000
+_WHO: Final = "end it (select pid, query, xact_start from pg_stat_activity)"
+_HOURS: Final = f"{KEPT // timedelta(hours=1)} h"
+
+
+class Retention:
+    """Keeps the table at three days. ``now_ms`` gives Unix milliseconds."""
+
+    RUN_SECONDS: ClassVar = 120.0
+    """The set-up's minute, and as long again for dropping many partitions after an outage."""
+    SETTLE_SECONDS: ClassVar = 2.0
+    """After the full hour: the database's clock may be behind ours a little, and what is too old must be so by both."""
+    AGAIN_SECONDS: ClassVar = 60.0
+    """After a run that failed or had to leave something."""
+    GOOD_FOR_MS: ClassVar = 70 * 60 * 1000
+    """A verification holds for two runs and a bit: one that meets a restarting server is no alarm."""
+
+    def __init__(self, dsn: Secret, collector: str, *, now_ms: Callable[[], int]) -> None:
+        self._dsn = dsn
+        self._collector = collector
+        self._now_ms = now_ms
+        self._last: Upkeep | None = None
+        self._last_ms: int | None = None
+        self._verified_ms: int | None = None
+        self._next_ms: int | None = None
+        self._wrong: str | None = "it has not run yet"
+        self._dropped = 0
+
+    async def run(self) -> None:
+        """For ever."""
+        while True:
+            seconds = await self.once()
+            self._next_ms = self._now_ms() + round(seconds * 1000)
+            await trio.sleep(seconds)
+
+    async def once(self) -> float:
+        """One run; how many seconds to wait until the next."""
+        now_ms = self._now_ms()
+        try:
+            async with connected(self._dsn, f"polygon-live/{self._collector}/retention") as session:
+                work = "keep the three days"
+                found = await session.run(self.RUN_SECONDS, work, lambda c: keep_three_days(c, instant(now_ms)))
+        except StoreError as why:
+            self._fault(str(why))
+            return self.AGAIN_SECONDS
+        self._last, self._last_ms = found, now_ms
+        self._dropped += len(found.kept.dropped)
+        if found.kept.dropped:
+            log.info("old partitions dropped", partitions=found.kept.dropped)
+        if found.kept.overdue:
+            overdue = ", ".join(found.kept.overdue)
+            self._fault(f"{overdue} can't be dropped while somebody holds the table in an open transaction: {_WHO}")
+            return self.AGAIN_SECONDS
+        self._wrong = None
+        self._verified_ms = now_ms
+        return (_HALF_HOUR_MS - now_ms % _HALF_HOUR_MS) / 1000 + self.SETTLE_SECONDS
+
+    async def save_rejects(self, rejects: Sequence[Reject]) -> None:
+        """Add these to the table of rejects, which the first run or the sink makes. Raises StoreError."""
+        await insert_rejects(self._dsn, self._collector, rejects)
+
+    def _fault(self, why: str) -> None:
+        if why != self._wrong:
+            log.warning("retention failed, trying again", why=why)
+        self._wrong = why
+
+    def snapshot(self) -> RetentionSnapshot:
+        """As of now."""
+        good = self._verified_ms is not None and self._now_ms() - self._verified_ms <= self.GOOD_FOR_MS
+        return RetentionSnapshot(verified=good, detail=self._detail(), about=self._about())
+
+    def _detail(self) -> str:
+        since = "never" if self._verified_ms is None else f"last at {instant(self._verified_ms):%Y-%m-%d %H:%M} UTC"
+        if self._wrong is not None or self._last is None:
+            return f"verified {since}: {self._wrong}"
+        kept = self._last.kept
+        oldest = f"from {kept.oldest:%Y-%m-%d %H:%M} UTC" if kept.oldest else "without a beginning"
+        return f"verified {since}: {kept.count} partitions, the oldest {oldest}, none that is past {_HOURS}"
+
+    def _about(self) -> Mapping[str, str | int | float | bool | None]:
+        found = self._last
+        return {
+            "last_run_ms": self._last_ms,
+            "next_run_ms": self._next_ms,
+            "verified_ms": self._verified_ms,
+            "partitions": found.kept.count if found else None,
+            "partitions_over_an_hour": found.kept.long if found else None,
+            "oldest": found.kept.oldest.isoformat() if found and found.kept.oldest else None,
+            "dropped": self._dropped,
+            "database_clock_ahead_seconds": found.ahead.total_seconds() if found else None,
+        }
