@@ -31,6 +31,8 @@ FIRST_WAIT_SECONDS: Final = 0.25
 MOST_WAIT_SECONDS: Final = 5.0
 MISCONFIGURED_WAIT_SECONDS: Final = 15.0
 SAY_AGAIN_SECONDS: Final = 60.0
+IDLE_SECONDS: Final = 10.0
+"""Without a tick for so long, the store is asked for a sign of life."""
 
 log = structlog.get_logger()
 
@@ -85,11 +87,14 @@ class Pump:
             await self._open()
             while True:
                 await self._settle()
-                try:
-                    taken = await self._batches.receive_some(MOST_TICKS)
-                except trio.EndOfChannel:
-                    break
-                self._parts = [Batch.joined(taken)]
+                with trio.move_on_after(IDLE_SECONDS) as idle:
+                    try:
+                        taken = await self._batches.receive_some(MOST_TICKS)
+                    except trio.EndOfChannel:
+                        break
+                    self._parts = [Batch.joined(taken)]
+                if idle.cancelled_caught:
+                    await self._check()
         finally:
             self._connected = False
             with trio.CancelScope(shield=True):  # a sink's aclose never waits for its server
@@ -107,6 +112,15 @@ class Pump:
                 self._connected = True
                 self._away_since = None
                 self._log.info("connected to the store", **self.sink.facts().about)
+
+    async def _check(self) -> None:
+        """A store that dies while the market is closed is known before it opens."""
+        try:
+            await self.sink.check()
+        except StoreError as why:
+            self._connected = False
+            await self._away(why, next(self._waits()))
+            await self._open()
 
     async def _settle(self) -> None:
         """Get an answer from the store for every tick in ``_parts``."""

@@ -55,6 +55,12 @@ class Sink(Protocol):
         before anything is sent again.
         """
 
+    async def check(self) -> None:
+        """Ask the store for a sign of life: called while there is nothing to write. Has its own time limit.
+
+        Raises StoreUnavailable, StoreMisconfigured.
+        """
+
     async def aclose(self) -> None:
         """Let go of the connection. Never waits for a server that does not answer."""
 

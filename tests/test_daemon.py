@@ -243,6 +243,16 @@ async def test_a_broker_that_hangs_and_goes_on_has_every_tick_once(place: Place)
         assert seqs(await in_thread(place.records)) == [row["seq"] for row in rows]
 
 
+@pytest.mark.parametrize("name", STORES)
+async def test_a_store_that_dies_while_the_market_is_silent_is_known_all_the_same(place: Place, name: str) -> None:
+    async with place.collecting(StandIn(key=KEY)) as running:
+        await running.until_state(lambda state: all(sink["connected"] for sink in state["sinks"]))
+        await in_thread(place.server(name).stop)
+        await running.until_health(503, f"{name} is down")
+        await in_thread(place.server(name).start)
+        await running.until_state(lambda state: all(sink["state"] == "good" for sink in state["sinks"]))
+
+
 async def test_it_starts_without_any_store_says_so_and_delivers_when_they_come(absent_place: Place) -> None:
     place = absent_place
     standin = StandIn(key=KEY)

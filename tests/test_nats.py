@@ -120,6 +120,34 @@ async def test_real_ticks_arrive_in_order_byte_for_byte(nats_server: Nats, real_
     assert all(s.endswith(".late") == (tick["timestamp_ms"] < NOW_MS - 10_000) for s, tick in listener.heard)
 
 
+async def test_the_ping_that_answers_for_a_batch_follows_it_on_the_wire(nats_server: Nats) -> None:
+    """nats-py writes the PING of its own ``flush`` past messages that it holds back: then a PONG proves nothing."""
+    sent = bytearray()
+
+    async def relay(here: trio.SocketStream) -> None:
+        async with await trio.open_tcp_stream("127.0.0.1", nats_server.port) as there, trio.open_nursery() as both:
+
+            async def back() -> None:
+                async for data in there:
+                    await here.send_all(data)
+
+            both.start_soon(back)
+            async for data in here:
+                sent.extend(data)
+                await there.send_all(data)
+            both.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(trio.serve_tcp, relay, 0)
+        port = listeners[0].socket.getsockname()[1]
+        async with opened(f"nats://127.0.0.1:{port}") as sink:
+            for first in range(1, 400, 3):  # small batches stay in the library's own buffer
+                sent.clear()
+                await sink.write(batch(first, 3))
+                assert sent.rindex(b"PING") > sent.rindex(b"PUB ticks."), sent
+        nursery.cancel_scope.cancel()
+
+
 async def test_nobody_there(own_nats: Callable[..., Nats]) -> None:
     nowhere, here = own_nats(start=False), own_nats()
     with pytest.raises(StoreUnavailable, match=f"127.0.0.1:{nowhere.port} can't be reached: .*refused"):

@@ -42,6 +42,8 @@ class ScriptedSink:
     writes: list[Callable[["ScriptedSink", Batch], None] | None] = attrs.Factory(list)
     stored: list[int] = attrs.Factory(list)
     sizes: list[int] = attrs.Factory(list)
+    checks: list[Exception | None] = attrs.Factory(list)
+    checked: list[float] = attrs.Factory(list)
     opened: int = 0
     asked: int = 0
     closed: bool = False
@@ -74,6 +76,12 @@ class ScriptedSink:
         await trio.lowlevel.checkpoint()
         self.asked += 1
         return {t.seq for t in part.ticks} & set(self.stored)
+
+    async def check(self) -> None:
+        await trio.lowlevel.checkpoint()
+        self.checked.append(trio.current_time())
+        if self.checks and (error := self.checks.pop(0)) is not None:
+            raise error
 
     async def aclose(self) -> None:
         await trio.lowlevel.checkpoint()
@@ -295,3 +303,23 @@ async def test_cancelled_it_closes_the_sink_and_tells_what_is_left(autojump_cloc
     assert scope.cancelled_caught
     assert b.sink.closed
     assert b.pump.snapshot().waiting_ticks == 2
+
+
+async def test_while_nothing_comes_the_store_is_asked_for_a_sign_of_life(autojump_clock: MockClock) -> None:
+    b = bench()
+    b.sink.checks = [None, None, StoreUnavailable("gone")]
+    b.sink.opens = [None, StoreUnavailable("still gone"), StoreUnavailable("still gone")]
+    began = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        with running(nursery, b.pump):
+            await trio.sleep(25)
+            b.pump.offer(batch(1))  # puts it off
+            await trio.sleep(10.1)
+            assert [at - began for at in b.sink.checked] == [10, 20, 35]
+            assert not b.pump.snapshot().connected
+            assert b.pump.snapshot().last_error == "gone"
+            b.pump.offer(batch(2))
+            await trio.sleep(10)
+            assert b.sink.opened == 4
+            assert b.pump.snapshot().connected
+    assert b.sink.stored == [1, 2]

@@ -43,6 +43,10 @@ class KafkaSink:
         """By what was acknowledged and, where that is not known, by reading the topic back."""
         return await self._client.held({tick.seq for tick in batch.ticks})
 
+    async def check(self) -> None:
+        """Looks at the topic again. Raises StoreUnavailable, StoreMisconfigured."""
+        await self._client.open()
+
     async def aclose(self) -> None:
         """Never waits for a broker."""
         self._client.close()

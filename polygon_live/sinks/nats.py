@@ -54,6 +54,10 @@ class NatsSink:
         del batch
         return frozenset()
 
+    async def check(self) -> None:
+        """Raises StoreUnavailable, StoreMisconfigured."""
+        await self._client.publish([])
+
     async def aclose(self) -> None:
         """Never waits for the server."""
         self._client.close()

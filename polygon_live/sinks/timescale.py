@@ -55,6 +55,10 @@ class TimescaleSink:
         table = self._open_table()
         return await self._session.run(self.WRITE_SECONDS, "look for a batch", lambda c: table.held(c, batch.ticks))
 
+    async def check(self) -> None:
+        """Raises StoreUnavailable, StoreMisconfigured."""
+        await self._session.run(self.WRITE_SECONDS, "give a sign of life", lambda c: c.execute("select"))
+
     async def aclose(self) -> None:
         """Never waits."""
         self._session.drop()

@@ -34,7 +34,10 @@ class Mode(Protocol):
     complaints: tuple[str, ...]
 
     async def publish(self, messages: Sequence[Message], seconds: float) -> None:
-        """All of them, in order, and wait for the answer for at most so many seconds. Raises what nats-py raises."""
+        """All of them, in order, and wait for the answer for at most so many seconds; of none, for a sign of life.
+
+        Raises what nats-py raises.
+        """
 
 
 class Core:
@@ -48,9 +51,10 @@ class Core:
     async def publish(self, messages: Sequence[Message], seconds: float) -> None:
         """One PONG answers for all."""
         publish = self._client.publish
-        for message in messages:
-            await publish(message.subject, message.payload)
-        await self._client.flush(timeout=seconds)  # type: ignore[arg-type]  # fractions are as good
+        async with asyncio.timeout(seconds):
+            for message in messages:
+                await publish(message.subject, message.payload)
+            await ping(self._client, seconds)
 
 
 class JetStream:
@@ -86,6 +90,9 @@ class JetStream:
         """Each is acknowledged, or the first that is refused ends it. A batch that fails must be the connection's last:
         what still comes would be counted for the next.
         """
+        if not messages:
+            await ping(self._client, seconds)
+            return
         self._missing = len(messages)
         answered = self._all_answered = asyncio.get_running_loop().create_future()
         publish = self._client.publish
@@ -111,6 +118,15 @@ class JetStream:
         self._missing -= 1
         if not self._missing:
             self._all_answered.set_result(None)
+
+
+async def ping(client: Client, seconds: float) -> None:
+    """Wait for a PONG that follows everything published before.
+
+    The library's ``flush`` alone does not: it writes its PING past what it still holds back for its flusher task.
+    """
+    await client._flush_pending(force_flush=True)  # noqa: SLF001  # there is no public way
+    await client.flush(timeout=seconds)  # type: ignore[arg-type]  # fractions are as good
 
 
 async def mode_of(client: Client, seconds: float) -> Mode:
