@@ -1,0 +1,83 @@
+"""What the repository says of itself is so."""
+
+import re
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import attrs
+import pytest
+
+from polygon_live.config import Limits, settings_from
+from polygon_live.errors import ConfigurationError
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+TOP = {"pyproject.toml", "polygon_live", "tests", "ops", "Containerfile", "justfile", "README.md", "LICENSE"}
+
+
+class Asked(Mapping[str, str]):
+    """An empty environment that remembers what was looked for."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+
+    def __getitem__(self, name: str) -> str:
+        self.names.add(name)
+        raise KeyError(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+
+def test_the_readme_names_every_variable() -> None:
+    environ = Asked()
+    with pytest.raises(ConfigurationError):
+        settings_from(environ)
+    names = {name for name in environ.names if not name.endswith("_FILE")} | {
+        name for name in environ.names if name.endswith(("CREDS_FILE", "CA_FILE"))
+    }
+    assert len(names) > 15
+    for name in names:
+        assert name in README or f"`{name.removeprefix('POLYGON_LIVE')}`" in README, name
+
+
+def test_the_readme_has_the_limits_as_they_are() -> None:
+    rows = dict(re.findall(r"^\| (`[a-z_`, ]+`) \| ([0-9, ]+) \|", README, re.MULTILINE))
+    told = {
+        name: float(value)
+        for names, values in rows.items()
+        for name, value in zip(re.findall(r"[a-z_]+", names), values.split(","), strict=True)
+    }
+    assert told == attrs.asdict(Limits())
+
+
+def test_every_pin_has_a_hash_and_none_names_a_host() -> None:
+    pins = (ROOT / "ops" / "requirements.txt").read_text()
+    lines = [line for line in pins.splitlines() if line and not line.lstrip().startswith("#")]
+    requirements = [line for line in lines if not line.startswith(" ")]
+    assert len(requirements) > 40
+    assert all(re.match(r"[A-Za-z0-9._-]+(\[[a-z,]+\])?==\S+ ", line) and line.endswith("\\") for line in requirements)
+    assert all(re.fullmatch(r"    --hash=sha256:[0-9a-f]{64}( \\)?", line) for line in lines if line.startswith(" "))
+
+
+def tracked() -> list[str]:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("not a git checkout: which files belong to the project is not known")
+    return listed.stdout.splitlines()
+
+
+def test_the_top_level_is_what_it_should_be() -> None:
+    tops = {path.split("/")[0] for path in tracked()}
+    assert {name for name in tops if not name.startswith(".")} <= TOP
+
+
+def test_no_file_is_too_long_to_be_one_idea() -> None:
+    lengths = {
+        path: len((ROOT / path).read_text().splitlines()) for path in tracked() if path.startswith("polygon_live/")
+    }
+    assert {path: n for path, n in lengths.items() if n > 360} == {}
