@@ -9,7 +9,7 @@ from trio.testing import MockClock
 from polygon_live import wire
 from polygon_live.calendar import open_since
 from polygon_live.standin import Script, StandIn
-from polygon_live.standin.faults import ENDINGS, bad_frames
+from polygon_live.standin.faults import ENDINGS, bad_frames, odd_frames
 from tests.feeding import KEY, OTHER_URL, PRICES, URL, feeding
 
 SATURDAY_MS = 1_780_750_000_000  # 2026-06-06 12:46 UTC
@@ -363,6 +363,33 @@ async def test_every_bad_frame_is_one_reject_with_its_reason_and_costs_nothing_e
             assert len(world.ticks) == 6 + 2 * (n + 1)
         assert set(BAD) == set(bad_frames(world.quote()))
         assert world.dialled == [0]
+
+
+async def test_odd_frames_are_delivered_as_far_as_they_are_right(autojump_clock: MockClock) -> None:
+    came: dict[str, tuple[list[tuple[bool, bool]], list[str]]] = {}
+    async with feeding() as world:
+        connection = await world.subscribed()
+        await world.stream(10)
+        for name in odd_frames(world.quote()):
+            await trio.sleep(10)
+            ticks, rejects = len(world.ticks), len(world.rejects)
+            connection.send(odd_frames(world.quote())[name])
+            await trio.testing.wait_all_tasks_blocked()
+            came[name] = (
+                [(tick.late, tick.suspect) for tick in world.ticks[ticks:]],
+                [reject.reason for reject in world.rejects[rejects:]],
+            )
+            await world.stream(2)
+        assert world.dialled == [0]
+    plain = (False, False)
+    assert came == {
+        "repeat": ([plain], ["repeat"]),
+        "late": ([plain, (True, False)], []),
+        "jump": ([(False, True)], []),
+        "locked": ([plain], []),
+        "mixed": ([plain], []),
+        "aggregate": ([plain], []),
+    }
 
 
 async def test_bad_elements_leave_their_neighbours_in_the_frame(autojump_clock: MockClock) -> None:

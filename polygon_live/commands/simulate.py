@@ -3,7 +3,7 @@
 import itertools
 import random
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -14,7 +14,7 @@ from polygon_live import logs
 from polygon_live.commands.signals import ended_by_signal
 from polygon_live.model import pair_of
 from polygon_live.standin import StandIn
-from polygon_live.standin.faults import ENDINGS, bad_frames
+from polygon_live.standin.faults import ENDINGS, bad_frames, odd_frames
 from polygon_live.standin.market import EXCHANGE, INSTRUMENTS, Step, random_walk, real_ticks, replay
 from polygon_live.wire import Quote
 
@@ -31,7 +31,12 @@ def _good_quote() -> Quote:
     return Quote(pair_of(instrument.symbol), round(price + instrument.spread, 5), price, _now_ms(), EXCHANGE)
 
 
-FAULTS: Final = sorted([*ENDINGS, *bad_frames(_good_quote())])
+def _frames() -> Mapping[str, str | bytes]:
+    good = _good_quote()
+    return {**bad_frames(good), **odd_frames(good)}
+
+
+FAULTS: Final = sorted([*ENDINGS, *_frames()])
 
 
 @click.command(epilog=f"Faults: {', '.join(FAULTS)}.")
@@ -89,5 +94,5 @@ async def _carry_out(standin: StandIn, faults: Sequence[str], every: float) -> N
                 if name in ENDINGS:
                     ENDINGS[name](connection)
                 else:
-                    connection.send(bad_frames(_good_quote())[name])
+                    connection.send(_frames()[name])
     await trio.sleep_forever()

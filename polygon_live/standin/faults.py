@@ -71,5 +71,17 @@ def bad_frames(good: Quote) -> Mapping[str, str | bytes]:
     }
 
 
+def odd_frames(good: Quote) -> Mapping[str, str]:
+    """Frames that look wrong and are, to some part, right."""
+    return {
+        "repeat": wire.encode([good, good]),
+        "late": wire.encode([good, msgspec.structs.replace(good, t=good.t - 5000)]),
+        "jump": _frame(good, a=good.a * 1.02, b=good.b * 1.02),
+        "locked": _frame(good, a=good.b),
+        "mixed": f'[{{"ev":"status","status":"success","message":"subscribed to: C.{good.p}"}}, {_frame(good)[1:]}',
+        "aggregate": f'[{{"ev":"CA","pair":"{good.p}","o":1,"c":1,"h":1,"l":1,"v":3,"s":1,"e":2}}, {_frame(good)[1:]}',
+    }
+
+
 def _frame(good: Quote, **changes: float | str) -> str:
     return wire.encode([msgspec.structs.replace(good, **changes)])
