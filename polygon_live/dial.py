@@ -89,7 +89,9 @@ def dial_error(url: str, why: Exception) -> DialFailed:
         return DialFailed(f"{address_of(url)} refuses the WebSocket with HTTP status {why.status_code}")
     if isinstance(why, trio.TooSlowError):
         return DialFailed(f"{address_of(url)} did not answer within {CONNECT_SECONDS:g} s")
-    cause = why.__cause__ if isinstance(why, trio.BrokenResourceError) and why.__cause__ else why
+    cause = why.__cause__ or why
+    if isinstance(cause, ExceptionGroup):  # one for each address that the name has
+        cause = cause.exceptions[0]
     return DialFailed(f"{address_of(url)} can't be reached: {cause or type(cause).__name__}")
 
 

@@ -12,7 +12,7 @@ import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection
 
 from polygon_live import wire
-from polygon_live.dial import dial_websocket
+from polygon_live.dial import dial_error, dial_websocket
 from polygon_live.errors import ConfigurationError
 from polygon_live.model import FOURTEEN_SYMBOLS, canonical_symbol
 from polygon_live.standin import Connection, Script, StandIn
@@ -212,3 +212,14 @@ def test_a_bad_file_is_named_with_its_line(tmp_path: Path, content: str, words: 
         real_ticks(path, NOW_MS)
     with pytest.raises(ConfigurationError, match="can't be read"):
         real_ticks(tmp_path / "nowhere.csv", NOW_MS)
+
+
+async def test_why_nobody_could_be_reached_is_said() -> None:
+    async with StandIn(key=KEY).listening() as url:
+        pass
+    with pytest.raises(OSError, match="attempts") as raised:
+        async with dial_websocket(url):
+            pytest.fail("nobody listens there any more")
+    told = str(dial_error(url, raised.value))
+    assert told.startswith(f"{url} can't be reached")
+    assert told.endswith("Connection refused")
