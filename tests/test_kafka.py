@@ -18,7 +18,7 @@ from kafka.admin import ConfigResource, ConfigResourceType
 from polygon_live.channels import WeightedSender, open_weighted_channel
 from polygon_live.config import KafkaAccess
 from polygon_live.embedded import Broker
-from polygon_live.engines.kafka import TOPIC, trim_topic
+from polygon_live.engines.kafka import TOPIC, client, trim_topic
 from polygon_live.engines.kafka.access import administration
 from polygon_live.errors import RowsRefused, StoreMisconfigured, StoreUnavailable
 from polygon_live.model import Batch, Tick, encode
@@ -182,12 +182,12 @@ async def test_half_a_batch_is_found_again_by_reading_back(broker: Broker) -> No
         whole = batch(1, 100)
         left, right = whole.halves()
         await other.write(whole)  # has the same numbers and is not ours
-        client = sink._client
+        theirs = sink._client
         await sink.write(left)
-        assert client._ends is not None
-        client._ends = dict.fromkeys(client._ends, 0)  # as after a batch of which no answer came
-        client._acknowledged.clear()
-        client._unclear = True
+        assert theirs._ends is not None
+        theirs._ends = dict.fromkeys(theirs._ends, 0)  # as after a batch of which no answer came
+        theirs._acknowledged.clear()
+        theirs._unclear = True
         assert await sink.held(whole) == {t.seq for t in left.ticks}
         await sink.write(right)
         assert await sink.held(right) == {t.seq for t in right.ticks}
@@ -310,3 +310,30 @@ def test_a_process_ends_in_silence_beside_a_broker_that_hangs(own_broker: Callab
         env={**os.environ, servers.SESSION_VARIABLE: servers.SESSION},
     )
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"", b"")
+
+
+@pytest.mark.parametrize("how", ["hang", "stop"])
+async def test_after_the_producer_was_given_up_the_topic_is_read_back(
+    own_broker: Callable[..., Broker], monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(client, "GIVE_UP_SECONDS", 6.0)
+    broker = own_broker()
+    pump, queue = pumping(broker.address)
+    assert isinstance(pump.sink, Impatient)
+    with trio.fail_after(PATIENCE_SECONDS):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pump.run)
+            pump.offer(batch(1, 1000))
+            while pump.snapshot().delivered < 1000:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+            await in_thread(broker.pause if how == "hang" else broker.stop)
+            pump.offer(batch(1001, 1000))
+            while not pump.sink._client._unclear:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+            await in_thread(broker.resume if how == "hang" else broker.start)
+            await queue.aclose()
+    assert pump.snapshot().delivered == 2000
+    found = sorted(await seqs_in(broker.address))
+    # What was acknowledged before an end, this broker may forget.
+    assert [seq for seq in found if seq > 1000] == list(range(1001, 2001))
+    assert how == "stop" or found == list(range(1, 2001))

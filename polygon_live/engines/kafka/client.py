@@ -7,11 +7,14 @@ Rules of this file's state:
 - A chunk of records is on its way until each of its futures is settled, and nothing is sent beside it: the idempotent
   producer sends it again by itself, under the same sequence numbers, until the broker has it exactly once. That holds
   over lost connections, slow brokers and elections, as long as the producer lives.
-- A producer is given up only when one of its futures has failed. What the broker holds is then read back from behind
-  the last offsets that were acknowledged, before anything is sent again. A request that the broker took from a
-  connection that is gone could in theory be appended after that; fencing, which rules it out, takes transactions.
+- A producer is given up when one of its futures has failed, or after ``GIVE_UP_SECONDS``. What the broker holds is then
+  read back from behind the last offsets that were acknowledged, until nothing is added any more, before anything is
+  sent again. A request that the broker took from a connection that is gone could in theory be appended still later;
+  fencing, which rules it out, takes transactions.
 """
 
+import contextlib
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, Final, TypeVar
 
@@ -27,8 +30,12 @@ from polygon_live.engines.kafka.topic import ends, set_up
 from polygon_live.errors import AlreadyHeld, RowsRefused, StoreUnavailable
 from polygon_live.sink import StoreFacts
 
-DELIVERY_MS: Final = 600_000
-"""How long the producer goes on trying with one chunk. Longer than a broker takes to restart."""
+GIVE_UP_SECONDS: Final = 60.0
+"""How long one producer may go on trying with one chunk: longer than an election, and than most restarts."""
+DELIVERY_MS: Final = 3_600_000
+"""Never reached: when the library gives up by itself, some futures never hear of it."""
+SETTLE_SECONDS: Final = 1.0
+"""Between two readings back that must agree."""
 CHUNK_BYTES: Final = 700_000
 """Of records in one go: below the brokers' default limit of 1 MiB even if all are of one symbol, so that a partition
 gets one request, and none can overtake another that failed. A topic with a lower limit gets smaller chunks: the library
@@ -77,6 +84,7 @@ class KafkaClient:
         self._one = trio.CapacityLimiter(1)
         self._producer: _Producer | None = None
         self._on_its_way: list[tuple[int, Any]] = []
+        self._sent_at = 0.0
         self._acknowledged: set[int] = set()
         """The ``seq`` acknowledged since the last batch began."""
         self._ends: dict[int, int] | None = None
@@ -151,6 +159,7 @@ class KafkaClient:
         self._acknowledged.clear()
         for chunk in _chunks(records, self._chunk_bytes):
             producer = self._new_producer()
+            self._sent_at = time.monotonic()
             for record in chunk:
                 headers = [("collector", self._collector.encode()), ("seq", str(record.seq).encode())]
                 future = producer.send(
@@ -165,46 +174,50 @@ class KafkaClient:
         """
         if not self._on_its_way or self._producer is None:
             return
-        try:
+        with contextlib.suppress(errors.KafkaTimeoutError):
             self._producer.flush(seconds)
-        except errors.KafkaTimeoutError:
-            raise StoreUnavailable(
-                f"Kafka {where(self._access)} has not acknowledged {len(self._on_its_way)} ticks in {seconds:g} s"
-            ) from None
+        count = len(self._on_its_way)
+        settled = all(future.is_done for _seq, future in self._on_its_way)
+        patience = GIVE_UP_SECONDS - (time.monotonic() - self._sent_at)
+        if not settled and patience > 0:
+            raise StoreUnavailable(f"Kafka {where(self._access)} has not acknowledged {count} ticks in {seconds:g} s")
         failed: BaseException | None = None
         for seq, future in self._on_its_way:
-            if future.failed():
+            if future.succeeded():
+                self._acknowledged.add(seq)
+                if self._ends is not None:
+                    partition, offset = future.value.partition, future.value.offset
+                    self._ends[partition] = max(self._ends.get(partition, 0), offset + 1)
+            elif future.is_done:
                 failed = failed or future.exception
-                continue
-            done = future.value
-            self._acknowledged.add(seq)
-            if self._ends is not None:
-                self._ends[done.partition] = max(self._ends.get(done.partition, 0), done.offset + 1)
         self._on_its_way.clear()
-        if failed is None:
+        if settled and failed is None:
             return
         self._producer.close()
         self._producer = None
-        why = translated(failed, where(self._access))
-        self._unclear = not isinstance(why, RowsRefused)
+        why = translated(failed or errors.KafkaTimeoutError(f"no answer for {count} ticks"), where(self._access))
+        self._unclear = not (settled and isinstance(why, RowsRefused))
         if self._acknowledged and isinstance(why, RowsRefused):
             raise AlreadyHeld(f"some of these ticks are in {self._topic}, another is refused: {why}")
         raise why
 
     def _held(self) -> set[int]:
         self._settle(self._append_seconds)
-        if not self._unclear or self._ends is None:
-            return set(self._acknowledged)
-        ours = self._collector.encode()
-        found = set(self._acknowledged)
-        for record in records_behind(self._access, self._topic, dict(self._ends), name=self._name):
+        while self._unclear and self._ends is not None:
+            before = dict(self._ends)
+            self._read_back(self._ends)
+            if self._ends == before:
+                self._unclear = False
+            else:
+                time.sleep(SETTLE_SECONDS)
+        return set(self._acknowledged)
+
+    def _read_back(self, ends: dict[int, int]) -> None:
+        for record in records_behind(self._access, self._topic, dict(ends), name=self._name):
             headers = dict(record.headers)
-            if headers.get("collector") == ours:
-                found.add(int(headers["seq"]))
-            self._ends[record.partition] = record.offset + 1
-        self._acknowledged = found
-        self._unclear = False
-        return set(found)
+            if headers.get("collector") == self._collector.encode():
+                self._acknowledged.add(int(headers["seq"]))
+            ends[record.partition] = record.offset + 1
 
 
 def _chunks(records: Sequence[Record], most: int) -> Iterator[Sequence[Record]]:
