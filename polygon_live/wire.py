@@ -6,7 +6,9 @@ observations of the live feed; where they differ (the greeting's status, ``x`` a
 """
 
 import json
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
@@ -73,65 +75,74 @@ class Undecodable(msgspec.Struct, frozen=True):
 
 
 _whole = msgspec.json.Decoder(list[Event])
-_elements = msgspec.json.Decoder(list[msgspec.Raw])
 _one = msgspec.json.Decoder(Event)
 _encoder = msgspec.json.Encoder()
+_UNREADABLE: Final = (msgspec.MsgspecError, ValueError, RecursionError)
+_MARKS: Final = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|["\[\]{},]', re.DOTALL)
+"""Whole strings, and what gives JSON its shape; a quotation mark alone opens a string that never ends."""
 _KNOWN: Final = {"C", "status", "CA", "CAS"}
 _RAW_LIMIT: Final = 2000
+_DETAIL_LIMIT: Final = 200
 
 
 def decode(frame: str | bytes) -> Sequence[Event | Undecodable]:
     """Every event of one frame, in order; what can't be read becomes Undecodable and costs its neighbours nothing.
 
     Never raises, whatever the frame holds. The fast way first: the whole frame typed at once. Then element by element.
-    Then the standard library, because msgspec refuses a whole frame for one ``NaN``.
     """
     try:
         return _whole.decode(frame)
-    except (msgspec.DecodeError, UnicodeError, RecursionError):
-        return list(_decode_slowly(frame))
+    except _UNREADABLE:
+        parts = elements(frame)
+    if parts is None:
+        return [Undecodable("bad_frame", "the frame is no JSON array", _text(frame)[:_RAW_LIMIT])]
+    return [_decode_element(part) for part in parts]
 
 
-def _decode_slowly(frame: str | bytes) -> Iterator[Event | Undecodable]:
+def elements(frame: str | bytes) -> list[str] | None:
+    """The elements of the frame's array, each as it came, one for each event of ``decode``; None if it is no array.
+
+    Only strings and brackets are looked at: an element may hold anything and be nested to any depth.
+    """
+    text = _text(frame).strip()
+    if len(text) < 2 or text[0] != "[" or text[-1] != "]":
+        return None
+    parts, begins, depth = [], 1, 0
+    for found in _MARKS.finditer(text, 1, len(text) - 1):
+        mark = found[0]
+        if mark in {"[", "{"}:
+            depth += 1
+        elif mark in {"]", "}"}:
+            depth -= 1
+        elif mark == "," and depth == 0:
+            parts.append(text[begins : found.start()].strip())
+            begins = found.end()
+        if depth < 0 or mark == '"':
+            return None
+    last = text[begins:-1].strip()
+    return None if depth else [*parts, last] if parts or last else []
+
+
+def _decode_element(raw: str) -> Event | Undecodable:
+    """Typed; else by way of the standard library, which reads ``NaN`` and lone surrogates. Those could go nowhere."""
+    event: Event
+    element: Any = None
+    with suppress(*_UNREADABLE):
+        event = _one.decode(raw)
+        return event
     try:
-        raws = _elements.decode(frame)
-    except (msgspec.DecodeError, UnicodeError, RecursionError):
-        yield from _decode_leniently(frame)
-        return
-    for raw in raws:
-        try:
-            yield _one.decode(raw)
-        except (msgspec.DecodeError, UnicodeError, RecursionError) as why:
-            yield _undecodable(bytes(raw).decode("utf-8", "backslashreplace"), why)
+        element = json.loads(raw)
+        event = msgspec.convert(element, Event)
+        _encoder.encode(event)
+    except _UNREADABLE as why:
+        kind = element.get("ev") if isinstance(element, dict) else None
+        known = isinstance(kind, str) and kind in _KNOWN
+        return Undecodable("bad_field" if known else "bad_event", str(why)[:_DETAIL_LIMIT], raw[:_RAW_LIMIT])
+    return event
 
 
-def _decode_leniently(frame: str | bytes) -> Iterator[Event | Undecodable]:
-    text = frame if isinstance(frame, str) else frame.decode("utf-8", "backslashreplace")
-    try:
-        elements = json.loads(text)
-    except (ValueError, RecursionError) as why:
-        yield Undecodable("bad_frame", f"the frame is not JSON: {why}", text[:_RAW_LIMIT])
-        return
-    if not isinstance(elements, list):
-        yield Undecodable(
-            "bad_frame", f"the frame is a JSON {type(elements).__name__}, not an array", text[:_RAW_LIMIT]
-        )
-        return
-    for element in elements:
-        try:
-            yield msgspec.convert(element, Event)
-        except (msgspec.ValidationError, RecursionError) as why:
-            yield _undecodable(json.dumps(element), why)
-
-
-def _undecodable(raw: str, why: Exception) -> Undecodable:
-    try:
-        element: Any = json.loads(raw)
-    except (ValueError, RecursionError):
-        element = None
-    kind = element.get("ev") if isinstance(element, dict) else None
-    known = isinstance(kind, str) and kind in _KNOWN
-    return Undecodable("bad_field" if known else "bad_event", str(why), raw[:_RAW_LIMIT])
+def _text(frame: str | bytes) -> str:
+    return frame if isinstance(frame, str) else frame.decode("utf-8", "backslashreplace")
 
 
 def may_hold_status(frame: str | bytes) -> bool:

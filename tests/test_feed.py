@@ -333,7 +333,7 @@ BAD = {
     "wrong-type": "bad_field",
     "nan": "price_not_finite",
     "infinite": "price_not_finite",
-    "huge": "bad_field",
+    "huge": "price_not_finite",
     "unknown-pair": "unknown_pair",
     "zero": "price_zero",
     "negative": "price_negative",
