@@ -60,7 +60,8 @@ class Limits:
     max_price_factor: float = 3.0
     """Reject a mid this many times above or below the symbol's last. A decimal shift is 10; seen: 1.0003."""
     reanchor_ticks: int = 3
-    """So many ticks in a row that agree with each other, though not with the last price, are the new price."""
+    """So many ticks in a row that agree with each other, though not with the last price, are the new price. So many in
+    a row that are older than a newest timestamp ahead of the clock make that timestamp a wrong one."""
     reanchor_agreement_bps: float = 100.0
     """How far apart two such ticks may be: wide against any tick-to-tick jump, narrow against a shifted decimal."""
     suspect_jump_bps: float = 50.0

@@ -1,7 +1,7 @@
 """Normalise and judge: from Polygon's events to numbered ticks, or to rejects with a reason each.
 
 Synchronous and without IO. State per symbol: the last accepted mid (the reference for jumps), the newest timestamp,
-and the last event as it came (to know an exact repeat). A tick is never held back: it goes on, marked if unusual, or
+and the last accepted tick (to know an exact repeat). A tick is never held back: it goes on, marked if unusual, or
 it is rejected at once. A slow feed or a wrong clock is no tick's fault: it shows in the snapshot's ``skew_ms``.
 """
 
@@ -23,6 +23,8 @@ MICROSECONDS_FROM: Final = 100_000_000_000_000
 """As milliseconds the year 5138; as microseconds, March 1973. A market timestamp from here on is in µs or ns."""
 BPS: Final = 10_000.0
 SKEW_WINDOW: Final = 255
+AHEAD_MS: Final = 5000
+"""A newest timestamp so far ahead of the clock is doubted: it was wrong if the ticks after it deny it."""
 LEAST_PRICE: Final = 1e-8
 MOST_PRICE: Final = 1e12
 """No pair is quoted outside; inside, sums cannot overflow and 9 decimals cannot round a mid to zero."""
@@ -35,8 +37,8 @@ class _Track:
         "accepted",
         "candidate",
         "candidates",
+        "denials",
         "heard",
-        "last",
         "late",
         "mid",
         "newest_ms",
@@ -50,7 +52,7 @@ class _Track:
         self.symbol = symbol
         self.mid: float | None = None
         self.newest_ms = 0
-        self.last: wire.Quote | None = None
+        self.denials = 0
         self.candidate = 0.0
         self.candidates = 0
         self.tick: Tick | None = None
@@ -82,13 +84,17 @@ class Validator:
         rejects: list[Reject] = []
         now_ms = self._now_ms()
         for frame in frames:
-            for event in wire.decode(frame.data):
+            raws: Sequence[str] | None = None
+            for n, event in enumerate(wire.decode(frame.data)):
                 if isinstance(event, wire.Quote):
-                    self._judge_quote(event, frame.received_ms, now_ms, heard, ticks, rejects)
+                    judged = self._judge_quote(event, frame.received_ms, now_ms, heard)
+                    if isinstance(judged, Tick):
+                        ticks.append(judged)
+                    else:
+                        raws = raws or wire.elements(frame.data) or ()
+                        rejects.append(_reject(*judged, raws[n], frame.received_ms))
                 elif isinstance(event, wire.Undecodable):
-                    rejects.append(
-                        Reject("validate", event.reason, event.detail, evidence(event.raw), frame.received_ms)
-                    )
+                    rejects.append(_reject(event.reason, event.detail, None, event.raw, frame.received_ms))
                 elif not isinstance(event, wire.Status):
                     self._ignored[type(event).__name__] += 1
         return ticks, rejects
@@ -128,22 +134,18 @@ class Validator:
         )
 
     def _judge_quote(
-        self, quote: wire.Quote, received_ms: int, now_ms: int, heard: float, ticks: list[Tick], rejects: list[Reject]
-    ) -> None:
+        self, quote: wire.Quote, received_ms: int, now_ms: int, heard: float
+    ) -> Tick | tuple[str, str, str | None]:
+        """The tick, or the reason to reject, its sentence, and the symbol if it is one of ours."""
         track = self._by_pair.get(quote.p) or self._find(quote.p)
         if track is None:
-            fault = "unknown_pair", f"the pair {quote.p[:40]!r} is not among the symbols that are collected"
-            rejects.append(Reject("validate", *fault, evidence(wire.encode([quote])), received_ms))
-            return
+            return "unknown_pair", f"the pair {quote.p[:40]!r} is not among the symbols that are collected", None
         track.heard = heard
-        refused = self._fault(quote, track, now_ms)
+        refused = self._fault(quote, track, received_ms, now_ms)
         if refused is not None:
             track.rejected += 1
-            rejects.append(
-                Reject("validate", *refused, evidence(wire.encode([quote])), received_ms, symbol=track.symbol)
-            )
-            return
-        ticks.append(self._accept(quote, track, received_ms))
+            return *refused, track.symbol
+        return self._accept(quote, track, received_ms)
 
     def _find(self, pair: str) -> _Track | None:
         """Remembers only pairs that are collected: a feed of nonsense must not fill the memory."""
@@ -155,7 +157,7 @@ class Validator:
             self._by_pair[pair] = track
         return track
 
-    def _fault(self, quote: wire.Quote, track: _Track, now_ms: int) -> tuple[str, str] | None:
+    def _fault(self, quote: wire.Quote, track: _Track, received_ms: int, now_ms: int) -> tuple[str, str] | None:
         """The reason to reject and its sentence, or None. Cheap tests first; nearly all ticks pass all of them."""
         limits = self._limits
         bid, ask, t = quote.b, quote.a, quote.t
@@ -166,14 +168,15 @@ class Validator:
             return "spread", f"the spread is {spread_bps:.0f} bps; at most {limits.max_spread_bps:g} is believed"
         if not SECONDS_BELOW <= t < MICROSECONDS_FROM:
             unit = "seconds or nothing" if t < SECONDS_BELOW else "microseconds or nanoseconds"
-            return "timestamp_unit", f"the timestamp {t} is not in milliseconds; it looks like {unit}"
+            return "timestamp_unit", f"the timestamp {str(t)[:40]} is not in milliseconds; it looks like {unit}"
+        self._skews.append(received_ms - t)  # before the limits: a clock that is hours off must show too
         if t > now_ms + limits.max_future_seconds * 1000:
             return "timestamp_future", f"the timestamp is {(t - now_ms) / 1000:.0f} s ahead of the collector's clock"
         if t < now_ms - limits.max_age_seconds * 1000:
             return "timestamp_old", f"the timestamp is {(now_ms - t) / 3_600_000:.1f} h old; the table keeps 72 h"
         if quote.x is not None and _exchange(quote.x) is None:
             return "bad_field", f"the exchange {str(quote.x)[:40]!r} is not a number of at most nine digits"
-        if quote == track.last:
+        if _repeats(quote, track.tick):
             return "repeat", "the same pair, exchange, time, bid and ask as the tick before"
         return self._factor_fault((bid + ask) / 2, track)
 
@@ -191,17 +194,25 @@ class Validator:
             return None
         return "price_factor", f"the price {mid:g} is more than {factor:g} times off the last one, {track.mid:g}"
 
+    def _denied(self, track: _Track, received_ms: int) -> bool:
+        """Whether the newest timestamp was a wrong one: one wrong hour must not make every tick of it late, nor leave a
+        price of then as the reference.
+        """
+        if track.newest_ms - received_ms <= AHEAD_MS:
+            return False
+        track.denials += 1
+        return track.denials >= self._limits.reanchor_ticks
+
     def _accept(self, quote: wire.Quote, track: _Track, received_ms: int) -> Tick:
         bid, ask, t = quote.b, quote.a, quote.t
         mid = round((bid + ask) / 2, 9)
         reference = track.mid
         suspect = reference is not None and abs(mid / reference - 1) * BPS > self._limits.suspect_jump_bps
-        late = t < track.newest_ms
+        late = t < track.newest_ms and not self._denied(track, received_ms)
         if not late:
             track.newest_ms = t
+            track.denials = 0
             track.mid = mid
-            self._skews.append(received_ms - t)
-        track.last = quote
         track.accepted += 1
         track.late += late
         track.suspect += suspect
@@ -225,6 +236,10 @@ class Validator:
         return track.tick
 
 
+def _reject(reason: str, detail: str, symbol: str | None, raw: str, received_ms: int) -> Reject:
+    return Reject("validate", reason, evidence(detail), evidence(raw), received_ms, symbol=symbol)
+
+
 def _price_fault(bid: float, ask: float) -> tuple[str, str]:
     if not (math.isfinite(bid) and math.isfinite(ask)):
         return "price_not_finite", f"bid {bid} and ask {ask} are not both numbers"
@@ -235,6 +250,16 @@ def _price_fault(bid: float, ask: float) -> tuple[str, str]:
     if bid > ask:
         return "crossed", f"bid {bid} is above ask {ask}"
     return "price_absurd", f"bid {bid} or ask {ask} is outside {LEAST_PRICE:g} to {MOST_PRICE:g}"
+
+
+def _repeats(quote: wire.Quote, last: Tick | None) -> bool:
+    return (
+        last is not None
+        and quote.t == last.timestamp_ms
+        and quote.b == last.bid
+        and quote.a == last.ask
+        and (None if quote.x is None else _exchange(quote.x)) == last.exchange
+    )
 
 
 def _exchange(x: int | str) -> int | None:

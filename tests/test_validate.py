@@ -129,8 +129,34 @@ def test_each_fault_has_its_reason(odd: Quote, reason: str) -> None:
     assert not ticks
     assert told.reason == reason
     assert told.stage == "validate"
-    assert json.loads(told.raw)[0]["p"] == odd.p
+    assert json.loads(told.raw)["p"] == odd.p
     assert judge.reason(quote()) is None, "its neighbours are not touched"
+
+
+def test_the_evidence_is_the_event_as_it_came() -> None:
+    odd = f'{{"ev": "C", "p": "EUR/USD", "x": "48", "a": 1.10, "b": NaN, "t": {NOW}, "i": [1, 2]}}'
+    crossed = f'{{"ev":"C","p":"EUR/USD","a":1,"b":2,"t":{NOW}}}'
+    _, rejects = Judge().text(f"[{odd}, {crossed},{crossed} ]", f"[{crossed}]")
+    assert [r.raw for r in rejects] == [odd, crossed, crossed, crossed]
+
+
+@pytest.mark.parametrize(
+    "element",
+    [
+        '{"ev":"C","p":"\\ud800","a":1,"b":1,"t":1}',
+        f'{{"ev":"C","p":"EUR/USD","a":1,"b":1,"t":{NOW},"x":"\\ud800"}}',
+        '{"ev":"\\ud800"}',
+        '{"ev":"\\u0000"}',
+        f'{{"ev":"{"A" * 100_000}"}}',
+        f'{{"ev":"C","p":"EUR/USD","a":1,"b":1,"t":{"1" * 4000}}}',
+    ],
+    ids=lambda element: element[:20],
+)
+def test_what_is_said_of_a_reject_fits_anywhere(element: str) -> None:
+    _, (told,) = Judge().text(f"[{element}]")
+    encode(told)
+    assert "\0" not in told.detail + told.raw
+    assert len(told.detail) <= 300
 
 
 @pytest.mark.parametrize("price", ["NaN", "Infinity", "-Infinity"])
@@ -160,6 +186,7 @@ def test_an_exact_repeat_is_rejected_and_anything_else_is_not() -> None:
     assert judge.reason(quote(x=47)) is None, "another exchange"
     assert judge.reason(quote(x=47, t=NOW + 1)) is None, "another time"
     assert judge.reason(quote()) is None, "not the tick before"
+    assert judge.reason(quote(p="EURUSD", x="48")) == "repeat", "in other words"
 
 
 def test_a_decimal_shift_is_rejected_and_a_new_price_is_believed_at_the_third_tick() -> None:
@@ -205,6 +232,43 @@ def test_a_late_tick_is_delivered_and_marked_and_is_no_reference() -> None:
     (fine,), _ = judge.quotes(quote(t=NOW + 10, x=1))
     assert not fine.late, "as new as the newest"
     assert not fine.suspect, "judged by the newest tick, not by the late one"
+
+
+def test_one_timestamp_far_ahead_makes_two_ticks_late_and_no_more() -> None:
+    judge = Judge()
+    judge.quotes(quote(1.1, 1.1, t=NOW + 50 * 60_000))
+    marks = []
+    for n in range(5):
+        judge.now_ms += 1000
+        price = 1.1 + n / 100  # a market that moves on must not be measured against that tick
+        (tick,), _ = judge.quotes(quote(price, price, t=judge.now_ms))
+        marks.append((tick.late, tick.suspect))
+    assert marks == [(True, False), (True, True), (False, True), (False, True), (False, True)]
+    (calm,), _ = judge.quotes(quote(1.14, 1.1401, t=judge.now_ms))
+    assert not calm.suspect
+
+
+def test_a_wrong_price_with_a_wrong_hour_does_not_become_the_measure() -> None:
+    judge = Judge()
+    judge.quotes(quote(11.2, 11.2, t=NOW + 50 * 60_000))
+    reasons = [judge.reason(quote(1.12, 1.12 + n / 1e5, t=NOW + n)) for n in range(20)]
+    assert reasons[8:] == [None] * 12
+
+
+def test_a_burst_of_old_ticks_is_late_to_the_last() -> None:
+    judge = Judge()
+    judge.quotes(quote())
+    ticks, _ = judge.quotes(*(quote(t=NOW - 60_000 + n) for n in range(20)))
+    assert all(tick.late for tick in ticks)
+
+
+@pytest.mark.parametrize("off", [-2 * HOUR, 100 * HOUR])
+def test_a_clock_so_wrong_that_everything_is_rejected_is_seen_as_skew(off: int) -> None:
+    judge = Judge()
+    judge.now_ms = NOW + off
+    ticks, rejects = judge.quotes(*(quote(t=NOW + n) for n in range(9)))
+    assert (ticks, len(rejects)) == ([], 9)
+    assert judge.validator.snapshot(always_open).skew_ms == pytest.approx(off, abs=10)
 
 
 def test_a_slow_feed_is_an_alarm_and_no_reason_to_reject() -> None:
