@@ -14,11 +14,15 @@ with silence and a topic outside the plan with an ``error`` that names no topic.
 from collections import deque
 from collections.abc import Iterable
 from enum import Enum
+from typing import Final
 
 from polygon_live import wire
 from polygon_live.config import Secret
 from polygon_live.errors import FeedDropped, FeedError, LoginRefused, TooManyConnections
 from polygon_live.model import canonical_symbol, pair_of
+
+SAID_LIMIT: Final = 500
+"""Characters: what Polygon says is remembered, told and shown, and no frame has a limit."""
 
 
 class Phase(Enum):
@@ -42,6 +46,7 @@ class Login:
 
     def hear(self, status: wire.Status) -> str | None:
         """Take in one status; the text to send in answer, if any. Raises the FeedError that ends the connection."""
+        status = wire.Status(status.status[:SAID_LIMIT], status.message[:SAID_LIMIT])
         match status.status:
             case "connected" | "success" if self.phase is Phase.GREETING:
                 self.phase = Phase.LOGIN
@@ -74,7 +79,7 @@ class Login:
             return
         if "unsubscribed" in said.casefold():
             self.acknowledged.discard(symbol)
-        elif "subscribed" in said.casefold():
+        elif "subscribed" in said.casefold() and symbol in self._symbols:
             self.acknowledged.add(symbol)
 
     def _end(self, status: wire.Status) -> None:

@@ -40,6 +40,22 @@ def test_acknowledgements_are_counted_per_symbol_and_unsubscribing_takes_them_ba
     assert login.acknowledged == {"EURUSD"}
 
 
+def test_a_symbol_that_was_not_asked_for_is_not_acknowledged() -> None:
+    login = logged_in()
+    login.hear(Status("success", "subscribed to: C.ZAR/JPY"))
+    assert login.acknowledged == set()
+
+
+def test_what_is_remembered_of_long_sentences_is_short() -> None:
+    login = logged_in()
+    login.hear(Status("error", "x" * 10**6))
+    login.hear(Status("y" * 10**6))
+    assert [len(said) for said in (*login.refusals, *login.unknown)] == [500, 500]
+    with pytest.raises(FeedDropped) as raised:
+        login.hear(Status("force_disconnect", "z" * 10**6))
+    assert len(str(raised.value)) < 600
+
+
 def test_a_refused_topic_is_remembered_though_it_is_not_named() -> None:
     login = logged_in()
     assert login.hear(Status("error", "not authorized")) is None
