@@ -49,7 +49,7 @@ IDLE_SECONDS: Final = 30.0
 (156 s in the real files)."""
 PONG_SECONDS: Final = 10.0
 QUIET_SECONDS: Final = 900.0
-"""A closed market on a server that answers no pings: look again this often."""
+"""A silent connection that may be in order is made anew at most this often."""
 
 log = structlog.get_logger()
 
@@ -90,7 +90,7 @@ class Feed:
         self._connected_since_ms: int | None = None
         self._streaming_since = math.inf
         self._last_message = -math.inf
-        self._mute_before = False
+        self._silence_tried = -math.inf
         self._connections = 0
         self._endings: Counter[str] = Counter()
         self._error: FeedError | None = None
@@ -112,7 +112,7 @@ class Feed:
                     error = await self._connection(sockets)
                     self._endings[error.reason] += 1
                     self._error, self._error_ms = error, self._wall_ms()
-                    streamed = max(0.0, trio.current_time() - self._streaming_since)
+                    streamed = max(0.0, self._last_message - self._streaming_since)
                     untried = untried - 1 if isinstance(error, DialFailed) else 0
                     if self._connected_since_ms is None:
                         self._url = self._urls[(self._urls.index(self._url) + 1) % len(self._urls)]
@@ -174,7 +174,8 @@ class Feed:
                 while login.phase is not Phase.SUBSCRIBED:
                     await self._hear(ws, login, await ws.get_message())
         except trio.TooSlowError:
-            return FeedSilent(f"{address_of(self._url)} let {LOGIN_SECONDS:g} s pass while {login.phase.value}")
+            told = f"let {LOGIN_SECONDS:g} s pass while {login.phase.value}{_said(login)}"
+            return FeedSilent(f"{address_of(self._url)} {told}")
         except ConnectionClosed as why:
             return closed_error(why)
         except FeedError as why:
@@ -205,7 +206,6 @@ class Feed:
                     await self._hear(ws, login, message)
                 elif self._streaming_since == math.inf:
                     self._streaming_since = self._last_message
-                    self._mute_before = False
         except ConnectionClosed as why:
             return closed_error(why)
         except FeedError as why:
@@ -221,6 +221,8 @@ class Feed:
     async def _hear(self, ws: WebSocketConnection, login: Login, message: str | bytes) -> None:
         for status in wire.statuses(message):
             answer = login.hear(status)
+            if status.status in login.unknown:
+                log.warning("Polygon sends a status that is not known", status=status.status, message=status.message)
             if answer is not None:
                 await ws.send_message(answer)
         if self._state == "subscribing" and not login.missing():
@@ -235,12 +237,12 @@ class Feed:
 
     async def _watch_symbols(self, ws: WebSocketConnection, login: Login, end: Callable[[FeedError], None]) -> None:
         """Carry out what the symbol watch decides, as often as it asks for."""
+        deadline = trio.current_time() + ACK_SECONDS
         while True:
             decision = self._watch.decide(login.acknowledged, trio.current_time())
-            overdue = decision.resubscribe + decision.reconnect + decision.report
-            if overdue and self._state == "subscribing":
-                if not login.acknowledged:
-                    end(SubscriptionFailed(f"Polygon acknowledged no symbol in {ACK_SECONDS:g} s{_said(login)}"))
+            if self._state == "subscribing" and trio.current_time() >= deadline:
+                if not login.acknowledged and self._streaming_since == math.inf:
+                    end(_nothing_acknowledged(login))
                     return
                 self._announce(login)
             if decision.reconnect:
@@ -273,22 +275,24 @@ class Feed:
             alive = await self._pong(ws)
             looked = trio.current_time()
             silent = looked - self._last_message
-            if silent < IDLE_SECONDS or self._may_be_silent(silent, alive=alive):
+            if silent < IDLE_SECONDS or self._may_be_silent(alive=alive):
                 continue
-            self._mute_before = True
-            self._watch.reconnecting()
+            self._silence_tried = looked
+            self._watch.reconnecting(looked)
             sign = "answers pings but sends nothing" if alive else "sends nothing and answers no ping"
             end(FeedSilent(f"{address_of(self._url)} {sign}: no message for {silent:.0f} s"))
             return
 
-    def _may_be_silent(self, silent: float, *, alive: bool) -> bool:
-        """Whether to leave a silent connection as it is. Making it anew was tried once since the last tick: then an
-        unlisted holiday, or a server that never pongs, must not cause a storm.
+    def _may_be_silent(self, *, alive: bool) -> bool:
+        """Whether to leave a silent connection as it is. Making it anew was tried lately: then an unlisted holiday, a
+        thin market, or a server that never pongs, must not cause a storm. A market that has just opened may be slow.
         """
-        expected = any(self._sessions(s, self._wall_ms()) is not None for s in self._symbols)
+        now_ms = self._wall_ms()
+        opened = [at for s in self._symbols if (at := self._sessions(s, now_ms)) is not None]
+        expected = bool(opened) and now_ms - min(opened) >= IDLE_SECONDS * 1000
         if alive and not expected:
             return True
-        return self._mute_before and (alive or not expected) and silent < QUIET_SECONDS
+        return (alive or not expected) and trio.current_time() - self._silence_tried < QUIET_SECONDS
 
     async def _pong(self, ws: WebSocketConnection) -> bool:
         try:
@@ -321,6 +325,12 @@ class Feed:
             last_dropped_ms=self._dropped_ms,
             waiting_characters=self._frames.held,
         )
+
+
+def _nothing_acknowledged(login: Login) -> FeedError:
+    if any("authorized" in refusal.casefold() for refusal in login.refusals):
+        return LoginRefused(f"the key's plan has none of the symbols{_said(login)}", reason="no_plan")
+    return SubscriptionFailed(f"Polygon acknowledged no symbol in {ACK_SECONDS:g} s{_said(login)}")
 
 
 def _said(login: Login) -> str:

@@ -2,7 +2,8 @@
 
 A symbol that was asked for must be acknowledged within ``ACK_SECONDS`` and, while its market is open, tick at least
 every ``MUTE_SECONDS``. One that does not is subscribed anew (after an unsubscribe: Polygon never answers a plain
-repeat), then the connection is made anew, once, then it is reported and left: the others go on. A tick undoes it all.
+repeat), then the connection is made anew, once, then it is reported and left: the others go on. A tick undoes it all,
+but for one symbol the connection is not made anew twice an hour: that costs the others more than it may help.
 """
 
 import math
@@ -16,6 +17,7 @@ from polygon_live.calendar import Sessions
 ACK_SECONDS: Final = 10.0
 MUTE_SECONDS: Final = 300.0
 """The longest silence in the real files is 156 s (USDJPY on a New Year's Day); metals are unverified."""
+RECONNECT_AGAIN_SECONDS: Final = 3600.0
 LOOK_AGAIN_SECONDS: Final = 60.0
 """Markets open while nobody speaks: look at least this often."""
 
@@ -35,6 +37,7 @@ class _Symbol:
     asked_at: float = -math.inf
     resubscribed: bool = False
     reconnected: bool = False
+    reconnected_at: float = -math.inf
     reported: bool = False
 
 
@@ -59,10 +62,10 @@ class SymbolWatch:
             state.asked_at = now
             state.resubscribed = False
 
-    def reconnecting(self) -> None:
+    def reconnecting(self, now: float) -> None:
         """The connection is being made anew because nothing came: it counts for every symbol."""
         for state in self._symbols.values():
-            state.reconnected = True
+            state.reconnected, state.reconnected_at = True, now
 
     def decide(self, acknowledged: Collection[str], now: float) -> Decision:
         """What is due at ``now``. Taking the decision counts as carrying it out."""
@@ -78,13 +81,13 @@ class SymbolWatch:
                 state.asked_at = now
                 resubscribe.append(symbol)
                 ask_again = min(ask_again, now + ACK_SECONDS)
-            elif not state.reconnected:
+            elif not state.reconnected and now - state.reconnected_at >= RECONNECT_AGAIN_SECONDS:
                 reconnect.append(symbol)
             elif not state.reported:
                 state.reported = True
                 report.append(symbol)
         for symbol in reconnect:
-            self._symbols[symbol].reconnected = True
+            self._symbols[symbol].reconnected, self._symbols[symbol].reconnected_at = True, now
         return Decision(tuple(resubscribe), tuple(reconnect), tuple(report), ask_again)
 
     def silent(self) -> tuple[str, ...]:

@@ -165,6 +165,7 @@ async def test_the_next_address_is_tried_at_once(autojump_clock: MockClock) -> N
         (Script(login="no_plan"), KEY, "no_plan", "plan has no WebSocket access"),
         (Script(realtime=False), KEY, "no_plan", "no real-time forex data"),
     ],
+    ids=["key", "websocket", "realtime"],
 )
 async def test_a_refused_login_says_which_and_waits_five_minutes(
     autojump_clock: MockClock, script: Script, key: str, reason: str, words: str
@@ -178,6 +179,32 @@ async def test_a_refused_login_says_which_and_waits_five_minutes(
         assert snapshot.needs_operator
         await world.until(899)
         assert world.dialled == [0, 300, 600]
+
+
+async def test_a_plan_without_any_of_the_symbols_is_told_and_waits_five_minutes(autojump_clock: MockClock) -> None:
+    standin = StandIn(key=KEY, script=Script(unauthorized=frozenset(PAIRS)))
+    async with feeding(standin) as world:
+        await world.until(11)
+        snapshot = world.feed.snapshot()
+        assert snapshot.last_error == "the key's plan has none of the symbols; Polygon says: 'not authorized'"
+        assert snapshot.endings == {"no_plan": 1}
+        assert snapshot.needs_operator
+        await world.until(900)
+        assert world.dialled == [0, 310, 620]
+
+
+async def test_ticks_without_any_acknowledgement_are_taken(autojump_clock: MockClock) -> None:
+    standin = StandIn(key=KEY, script=Script(acks="none"))
+    async with feeding(standin) as world, trio.open_nursery() as nursery:
+        await world.subscribed()
+        nursery.start_soon(world.stream, 600, "EURUSD")
+        await world.until(11)
+        assert world.state == "streaming"
+        await world.until(599)
+        assert world.dialled == [0, 25]  # for the sake of the other symbol, once
+        assert world.state == "streaming"
+        assert world.feed.snapshot().silent == ("XAUUSD",)
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_login_that_times_out_is_no_refusal(autojump_clock: MockClock) -> None:
@@ -262,9 +289,43 @@ async def test_a_mute_market_that_should_be_open_is_no_storm(autojump_clock: Moc
         await world.until(4 * 3600)
         first, second, *others = world.dialled
         assert (first, second) == (0, 30 + 5)
-        assert all(b - a > 900 for a, b in zip([second, *others], others, strict=False))
+        assert all(b - a >= 900 for a, b in zip([second, *others], others, strict=False))
         await world.stream(20)
         assert world.state == "streaming"
+
+
+async def test_a_thin_market_is_no_storm(autojump_clock: MockClock) -> None:
+    """Pauses of 45 s, as on a holiday: the connection answers pings, and its next tick comes."""
+    async with feeding() as world:
+        await world.subscribed()
+        while world.now < 2 * 3600:
+            world.standin.send([world.quote(symbol) for symbol in PRICES])
+            await trio.sleep(45)
+        assert len(world.dialled) <= 1 + 2 * 4
+
+
+async def test_a_market_that_opens_is_given_time_for_its_first_tick(autojump_clock: MockClock) -> None:
+    friday_ms = (open_since("EURUSD", SATURDAY_MS + 3 * 86_400_000) or 0) - (48 * 3600 + 600) * 1000
+    async with feeding(sessions=open_since, starts_ms=friday_ms) as world:
+        await world.subscribed()
+        await world.stream(590)  # so that the connection is looked at 19 s after the opening
+        for first in (48 * 3600 + 600 + 25, 48 * 3600 + 600 + 50):
+            await world.until(first)
+            world.standin.send([world.quote("EURUSD")])
+        await world.until(48 * 3600 + 660)
+        assert world.dialled == [0]
+        assert len(world.ticks) == 1182
+
+
+async def test_silence_is_no_stable_streaming(autojump_clock: MockClock) -> None:
+    """One tick a connection, and never a sign of life again: the delays must grow."""
+    async with feeding() as world:
+        for n in range(1, 6):
+            connection = await world.subscribed(n)
+            await world.stream(1)
+            connection.hush()
+        waits = [round(b - a - 42, 3) for a, b in zip(world.dialled, world.dialled[1:], strict=False)]
+        assert waits == [5, 10, 20, 40]
 
 
 @pytest.mark.parametrize(("pongs", "most"), [(True, 1), (False, 2 + 4 * 4)])
@@ -413,9 +474,11 @@ async def test_statuses_in_the_middle_of_a_stream_are_heard_and_end_nothing(auto
     async with feeding() as world:
         connection = await world.subscribed()
         await world.stream(3)
-        for status, message in (("error", "something"), ("connected", "again"), ("auth_success", "again"), ("new", "")):
-            connection.status(status, message)
-        await world.stream(3)
+        with capture_logs() as logs:
+            for status in ("error", "connected", "auth_success", "maintenance"):
+                connection.status(status, "something")
+            await world.stream(3)
+        assert [(entry["status"], entry["message"]) for entry in logs] == [("maintenance", "something")]
         assert world.dialled == [0]
         assert len(world.ticks) == 12
         assert world.feed.snapshot().refusals == ("something",)

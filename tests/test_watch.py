@@ -1,6 +1,7 @@
 """What is decided for silent symbols, on a clock set by hand."""
 
 import math
+from itertools import pairwise
 
 from polygon_live.calendar import always_open, open_since
 from polygon_live.watch import ACK_SECONDS, LOOK_AGAIN_SECONDS, MUTE_SECONDS, Decision, SymbolWatch
@@ -80,6 +81,24 @@ def test_a_tick_undoes_it_all() -> None:
     assert world.at(350.0).resubscribe == ("XAUUSD",), "from the beginning"
 
 
+def test_for_a_symbol_that_seldom_ticks_the_others_are_not_interrupted_twice_an_hour() -> None:
+    world = World()
+    world.watch.subscribed(0.0)
+    reconnects, reported = [], 0
+    for now in range(0, 3 * 3600, 10):
+        world.tick("EURUSD", now)
+        if now % 660 == 0:
+            world.tick("XAUUSD", now)
+        decision = world.at(now)
+        reported += len(decision.report)
+        if decision.reconnect:
+            reconnects.append(now)
+            world.watch.subscribed(now)
+    assert len(reconnects) == 3
+    assert all(b - a >= 3600 for a, b in pairwise(reconnects))
+    assert reported > 5
+
+
 def test_a_closed_market_is_silent_for_good_reason_and_its_opening_starts_the_clock() -> None:
     world = World(open_since)
     world.watch.subscribed(0.0)
@@ -94,6 +113,6 @@ def test_a_closed_market_is_silent_for_good_reason_and_its_opening_starts_the_cl
 def test_a_reconnect_for_silence_counts_for_every_symbol() -> None:
     world = World()
     world.watch.subscribed(0.0)
-    world.watch.reconnecting()
+    world.watch.reconnecting(35.0)
     world.watch.subscribed(40.0)
     assert world.at(40.0 + MUTE_SECONDS).report == ("EURUSD", "XAUUSD")
