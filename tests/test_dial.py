@@ -1,0 +1,94 @@
+"""The way to Polygon over real TLS, and what is said when it fails."""
+
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+
+import pytest
+import trio
+import trustme
+from trio_websocket import ConnectionClosed
+
+from polygon_live import dial, wire
+from polygon_live.dial import closed_error, dial_error, dial_websocket
+from polygon_live.standin import StandIn
+
+PATIENCE_SECONDS = 60
+
+
+@pytest.fixture
+def authority(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> trustme.CA:
+    """A certificate authority that this process trusts."""
+    authority = trustme.CA()
+    file = tmp_path_factory.mktemp("tls") / "ca.pem"
+    authority.cert_pem.write_to_path(str(file))
+    monkeypatch.setenv("SSL_CERT_FILE", str(file))
+    return authority
+
+
+@asynccontextmanager
+async def listening(standin: StandIn, certificate: trustme.LeafCert | None) -> AsyncIterator[str]:
+    """A stand-in behind TLS; without a certificate, somebody who takes connections and says nothing."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+
+    async def answer(stream: trio.SocketStream) -> None:
+        if certificate is None:
+            await trio.sleep_forever()
+        tls = trio.SSLStream(stream, context, server_side=True, https_compatible=True)
+        await standin._converse(tls)
+
+    if certificate is not None:
+        certificate.configure_cert(context)
+    with trio.fail_after(PATIENCE_SECONDS):
+        async with trio.open_nursery() as nursery:
+            listeners = await nursery.start(partial(trio.serve_tcp, answer, 0, host="127.0.0.1"))
+            yield f"wss://localhost:{listeners[0].socket.getsockname()[1]}/forex"
+            nursery.cancel_scope.cancel()
+
+
+async def test_over_tls_it_greets_and_says_goodbye(authority: trustme.CA) -> None:
+    standin = StandIn(key="k")
+    async with listening(standin, authority.issue_cert("localhost")) as url:
+        async with dial_websocket(url) as ws:
+            assert wire.statuses(await ws.get_message())[0].status == "connected"
+        await standin.until(lambda: not standin.latest.open)
+        assert standin.latest.goodbye == 1000
+
+
+async def test_over_tls_a_cut_is_a_cut(authority: trustme.CA) -> None:
+    standin = StandIn(key="k")
+    async with listening(standin, authority.issue_cert("localhost")) as url, dial_websocket(url) as ws:
+        await ws.get_message()
+        standin.latest.reset()
+        with pytest.raises(ConnectionClosed) as raised:
+            await ws.get_message()
+        assert closed_error(raised.value).reason == "cut"
+
+
+async def refusal(url: str) -> str:
+    with pytest.raises((trio.BrokenResourceError, trio.TooSlowError)) as raised:
+        async with dial_websocket(url):
+            pytest.fail("it was let in")
+    return str(dial_error(url, raised.value))
+
+
+async def test_a_certificate_that_nobody_vouches_for_is_refused_and_told(authority: trustme.CA) -> None:
+    async with listening(StandIn(key="k"), trustme.CA().issue_cert("localhost")) as url:
+        told = await refusal(url)
+    assert told.startswith(f"{url} can't be reached: ")
+    assert "certificate verify failed" in told
+
+
+async def test_a_certificate_for_another_name_is_refused_and_told(authority: trustme.CA) -> None:
+    async with listening(StandIn(key="k"), authority.issue_cert("other.example")) as url:
+        assert "not valid for 'localhost'" in await refusal(url)
+
+
+async def test_who_takes_the_connection_and_says_nothing_is_given_ten_seconds(
+    authority: trustme.CA, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert dial.CONNECT_SECONDS == 10
+    monkeypatch.setattr(dial, "CONNECT_SECONDS", 0.5)
+    async with listening(StandIn(key="k"), None) as url:
+        assert await refusal(url) == f"{url} did not answer within 0.5 s"
