@@ -140,6 +140,7 @@ def test_a_closed_market_silences_the_feeds_alarms_and_no_others() -> None:
     assert health(quiet) == Health(healthy=True, reasons=(), notes=("the market is closed: no ticks are expected",))
     assert not health(closed(with_feed(state="waiting", last_error="wrong key", needs_operator=True))).healthy
     assert not health(closed(with_sink(behind_seconds=11.0))).healthy
+    assert health(closed(with_validator(skew_ms=6000.0))).healthy, "that was at the close, two days ago"
 
 
 def test_late_is_worth_a_note_and_an_old_loss_stays_one() -> None:
