@@ -172,7 +172,9 @@ class Feed:
         try:
             with trio.fail_after(LOGIN_SECONDS):
                 while login.phase is not Phase.SUBSCRIBED:
-                    await self._hear(ws, login, await ws.get_message())
+                    message = await ws.get_message()
+                    self._take(message)
+                    await self._hear(ws, login, message)
         except trio.TooSlowError:
             told = f"let {LOGIN_SECONDS:g} s pass while {login.phase.value}{_said(login)}"
             return FeedSilent(f"{address_of(self._url)} {told}")

@@ -59,6 +59,18 @@ async def test_every_way_of_answering_well_streams(autojump_clock: MockClock, sc
         assert {t.exchange for t in world.ticks} == {48}
 
 
+async def test_what_comes_in_the_middle_of_the_login_is_judged_too(autojump_clock: MockClock) -> None:
+    async with feeding(StandIn(key=KEY, script=Script(greeting=None))) as world:
+        await world.standin.until(lambda: world.standin.connections)
+        await trio.testing.wait_all_tasks_blocked()
+        world.standin.latest.send("<html>502 Bad Gateway</html>")
+        good = wire.encode([world.quote()])[1:-1]
+        world.standin.latest.send(f'[{{"ev":"status","status":"connected","message":""}},{good}]')
+        await world.subscribed()
+        assert [r.reason for r in world.rejects] == ["bad_frame"]
+        assert [t.symbol for t in world.ticks] == ["EURUSD"]
+
+
 async def test_connected_is_not_said_before_the_acknowledgements(autojump_clock: MockClock) -> None:
     standin = StandIn(key=KEY, script=Script(acks="none"))
     with capture_logs() as logs:
