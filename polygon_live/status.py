@@ -64,8 +64,14 @@ class SymbolSnapshot:
     rejected: int
     late: int
     suspect: int
-    market_open: bool
+    opened_ms: int | None
+    """When the market's present session began; None while it is closed."""
     last: Tick | None
+
+    @property
+    def market_open(self) -> bool:
+        """Whether ticks are expected."""
+        return self.opened_ms is not None
 
 
 @attrs.frozen
@@ -193,7 +199,7 @@ def health(state: State) -> Health:
 
 def _feed_reasons(state: State) -> list[str]:
     feed, validator = state.feed, state.validator
-    open_symbols = [s for s in validator.symbols if s.market_open]
+    open_symbols = {s.symbol: s.opened_ms for s in validator.symbols if s.opened_ms is not None}
     if feed.needs_operator:
         return [f"Polygon: {feed.last_error}"]
     if not open_symbols:
@@ -204,11 +210,11 @@ def _feed_reasons(state: State) -> list[str]:
         return [
             f"not streaming ({feed.state}) though the market is open{f': {feed.last_error}' if feed.last_error else ''}"
         ]
-    since = max(validator.last_accepted_ms or 0, feed.connected_since_ms or 0)
+    since = max(validator.last_accepted_ms or 0, feed.connected_since_ms or 0, min(open_symbols.values()))
     quiet = (state.at_ms - since) / 1000
     if quiet > STREAM_QUIET_SECONDS:
         return [f"connected, but no tick was accepted for {quiet:.0f} s though the market is open"]
-    silent = [s for s in feed.silent if any(o.symbol == s for o in open_symbols)]
+    silent = [s for s in feed.silent if s in open_symbols]
     if silent:
         said = f"; Polygon said {feed.refusals[-1]!r}" if feed.refusals else ""
         return [f"no ticks for {', '.join(silent)} in market hours, after resubscribing and reconnecting{said}"]

@@ -126,7 +126,7 @@ class Validator:
                     rejected=t.rejected,
                     late=t.late,
                     suspect=t.suspect,
-                    market_open=sessions(t.symbol, now_ms) is not None,
+                    opened_ms=sessions(t.symbol, now_ms),
                     last=t.tick,
                 )
                 for t in tracks

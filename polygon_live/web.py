@@ -124,7 +124,8 @@ def _state(state: State) -> Response:
 
 
 def _symbols(state: State) -> Response:
-    return _json({"at_ms": state.at_ms, "mode": _mode(state), "symbols": state.validator.symbols})
+    symbols = [attrs.asdict(s, recurse=False) | {"market_open": s.market_open} for s in state.validator.symbols]
+    return _json({"at_ms": state.at_ms, "mode": _mode(state), "symbols": symbols})
 
 
 def _rejects(state: State) -> Response:

@@ -48,7 +48,7 @@ VALIDATOR = ValidatorSnapshot(
     last_seq=7,
     last_accepted_ms=NOW - 400,
     skew_ms=100.0,
-    symbols=(SymbolSnapshot("EURUSD", 10, 0, 0, 0, market_open=True, last=TICK),),
+    symbols=(SymbolSnapshot("EURUSD", 10, 0, 0, 0, opened_ms=STARTED - 3_600_000, last=TICK),),
 )
 SINK = SinkSnapshot(
     name="nats",
@@ -98,7 +98,7 @@ def with_validator(**changes: Any) -> State:
 
 
 def closed(state: State) -> State:
-    symbols = tuple(attrs.evolve(s, market_open=False) for s in state.validator.symbols)
+    symbols = tuple(attrs.evolve(s, opened_ms=None) for s in state.validator.symbols)
     return attrs.evolve(state, validator=attrs.evolve(state.validator, symbols=symbols))
 
 
@@ -141,6 +141,21 @@ def test_a_closed_market_silences_the_feeds_alarms_and_no_others() -> None:
     assert not health(closed(with_feed(state="waiting", last_error="wrong key", needs_operator=True))).healthy
     assert not health(closed(with_sink(behind_seconds=11.0))).healthy
     assert health(closed(with_validator(skew_ms=6000.0))).healthy, "that was at the close, two days ago"
+
+
+def test_a_market_that_has_just_opened_is_given_time_for_its_first_tick() -> None:
+    def opened(seconds: int) -> State:
+        (symbol,) = VALIDATOR.symbols
+        thin = attrs.evolve(symbol, symbol="XAUUSD", opened_ms=NOW)
+        return with_validator(
+            last_accepted_ms=NOW - 48 * 3_600_000,
+            symbols=(attrs.evolve(symbol, opened_ms=NOW - seconds * 1000), thin),
+        )
+
+    state = attrs.evolve(opened(59), feed=attrs.evolve(FEED, connected_since_ms=NOW - 3 * 86_400_000))
+    assert health(state).healthy
+    late = attrs.evolve(state, validator=opened(61).validator)
+    assert "no tick was accepted for 61 s" in health(late).reasons[0]
 
 
 def test_late_is_worth_a_note_and_an_old_loss_stays_one() -> None:

@@ -90,6 +90,7 @@ async def test_state_symbols_and_rejects_show_the_evidence() -> None:
         assert full["health"]["healthy"] is True
         (symbol,) = (await client.get("/symbols")).json()["symbols"]
         assert symbol["last"]["bid"] == 1.1
+        assert symbol["market_open"] is True
         rejects = (await client.get("/rejects")).json()
         assert rejects["latest"][0]["raw"] == '[{"ev":"C"}]'
 
