@@ -19,6 +19,8 @@ STREAM_QUIET_SECONDS: Final = 60.0
 """With fourteen symbols and an open market something ticks every second; a holiday's thinnest pair, every 156 s."""
 START_SECONDS: Final = 30.0
 """A collector that has just been started is given so long to begin streaming before it is called unhealthy."""
+REFUSED_ALARM: Final = 20
+"""So many events of one symbol in a row can't be told from a symbol that does not stream."""
 DROP_ALARM_MS: Final = 600_000
 
 GUARANTEE: Final = "at most once across a crash: ticks that a store has not taken yet are held in memory only"
@@ -62,6 +64,8 @@ class SymbolSnapshot:
     symbol: str
     accepted: int
     rejected: int
+    refused_in_a_row: int
+    """Rejected since the last accepted one, exact repeats not counted."""
     late: int
     suspect: int
     opened_ms: int | None
@@ -182,6 +186,11 @@ class Health:
 def health(state: State) -> Health:
     """Judge the evidence. Every sentence names what is wrong with what."""
     reasons = [*_feed_reasons(state), *_drop_reasons(state), *_skew_reasons(state)]
+    reasons += [
+        f"{s.symbol}: its last {s.refused_in_a_row} events were all rejected, see /rejects"
+        for s in state.validator.symbols
+        if s.refused_in_a_row >= REFUSED_ALARM
+    ]
     for sink in state.sinks:
         if sink.state == "down":
             reasons.append(

@@ -42,6 +42,7 @@ class _Track:
         "late",
         "mid",
         "newest_ms",
+        "refused_in_a_row",
         "rejected",
         "suspect",
         "symbol",
@@ -57,7 +58,7 @@ class _Track:
         self.candidates = 0
         self.tick: Tick | None = None
         self.heard = -math.inf
-        self.accepted = self.rejected = self.late = self.suspect = 0
+        self.accepted = self.rejected = self.late = self.suspect = self.refused_in_a_row = 0
 
 
 class Validator:
@@ -124,6 +125,7 @@ class Validator:
                     symbol=t.symbol,
                     accepted=t.accepted,
                     rejected=t.rejected,
+                    refused_in_a_row=t.refused_in_a_row,
                     late=t.late,
                     suspect=t.suspect,
                     opened_ms=sessions(t.symbol, now_ms),
@@ -144,6 +146,7 @@ class Validator:
         refused = self._fault(quote, track, received_ms, now_ms)
         if refused is not None:
             track.rejected += 1
+            track.refused_in_a_row += refused[0] != "repeat"
             return *refused, track.symbol
         return self._accept(quote, track, received_ms)
 
@@ -214,6 +217,7 @@ class Validator:
             track.denials = 0
             track.mid = mid
         track.accepted += 1
+        track.refused_in_a_row = 0
         track.late += late
         track.suspect += suspect
         self.last_seq += 1

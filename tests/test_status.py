@@ -48,7 +48,7 @@ VALIDATOR = ValidatorSnapshot(
     last_seq=7,
     last_accepted_ms=NOW - 400,
     skew_ms=100.0,
-    symbols=(SymbolSnapshot("EURUSD", 10, 0, 0, 0, opened_ms=STARTED - 3_600_000, last=TICK),),
+    symbols=(SymbolSnapshot("EURUSD", 10, 0, 0, 0, 0, opened_ms=STARTED - 3_600_000, last=TICK),),
 )
 SINK = SinkSnapshot(
     name="nats",
@@ -116,6 +116,10 @@ def test_all_well_is_healthy_without_a_word() -> None:
         (with_feed(dropped_frames=3, last_dropped_ms=NOW - 1000), "3 frames were dropped"),
         (with_validator(last_accepted_ms=NOW - 61_000), "no tick was accepted for 61 s"),
         (with_validator(last_accepted_ms=None), "no tick was accepted for 600 s"),
+        (
+            with_validator(symbols=(attrs.evolve(VALIDATOR.symbols[0], refused_in_a_row=20),)),
+            "EURUSD: its last 20 events were all rejected",
+        ),
         (with_validator(skew_ms=6000.0), "arrive 6.0 s after their timestamps"),
         (with_validator(skew_ms=-6000.0), "arrive 6.0 s before their timestamps"),
         (with_sink(behind_seconds=10.5, last_error="refused", waiting_ticks=4), "nats is down: 10 s behind with 4"),

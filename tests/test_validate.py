@@ -278,6 +278,18 @@ def test_a_slow_feed_is_an_alarm_and_no_reason_to_reject() -> None:
     assert judge.validator.snapshot(always_open).skew_ms == pytest.approx(90_000, abs=10)
 
 
+def test_rejects_in_a_row_are_counted_until_a_tick_is_accepted_and_repeats_are_none() -> None:
+    judge = Judge()
+
+    def refused() -> int:
+        return judge.validator.snapshot(always_open).symbols[0].refused_in_a_row
+
+    judge.quotes(quote(), *[quote(t=NOW * 1000)] * 30, quote(), quote())
+    assert refused() == 30
+    judge.quotes(quote(t=NOW + 1))
+    assert refused() == 0
+
+
 def test_numbers_increase_by_one_over_frames_and_symbols_and_skip_rejects() -> None:
     judge = Judge()
     first, _ = judge.quotes(quote(), quote(p="XAU/USD", bid=1830, ask=1831), quote(0, 0))
