@@ -80,7 +80,7 @@ async def websocket_over(stream: trio.abc.Stream, url: str) -> AsyncIterator[Web
 def address_of(url: str) -> str:
     """The address without anything that could be a secret."""
     parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}{parts.path}"
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def dial_error(url: str, why: Exception) -> DialFailed:

@@ -11,7 +11,7 @@ import trustme
 from trio_websocket import ConnectionClosed
 
 from polygon_live import dial, wire
-from polygon_live.dial import closed_error, dial_error, dial_websocket
+from polygon_live.dial import address_of, closed_error, dial_error, dial_websocket
 from polygon_live.standin import StandIn
 
 PATIENCE_SECONDS = 60
@@ -45,6 +45,17 @@ async def listening(standin: StandIn, certificate: trustme.LeafCert | None) -> A
             listeners = await nursery.start(partial(trio.serve_tcp, answer, 0, host="127.0.0.1"))
             yield f"wss://localhost:{listeners[0].socket.getsockname()[1]}/forex"
             nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("wss://user:pa55@h.example/forex?apiKey=k#k", "wss://h.example/forex"),
+        ("ws://[::1]:8765/forex", "ws://[::1]:8765/forex"),
+    ],
+)
+def test_an_address_shows_no_secret(url: str, shown: str) -> None:
+    assert address_of(url) == shown
 
 
 async def test_over_tls_it_greets_and_says_goodbye(authority: trustme.CA) -> None:

@@ -1,5 +1,6 @@
 """The stand-in as a client sees it that is not ours, over a real socket; and the feed over a real socket."""
 
+import math
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,7 +13,7 @@ import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection
 
 from polygon_live import wire
-from polygon_live.dial import dial_error, dial_websocket
+from polygon_live.dial import closed_error, dial_error, dial_websocket
 from polygon_live.errors import ConfigurationError
 from polygon_live.model import FOURTEEN_SYMBOLS, canonical_symbol
 from polygon_live.standin import Connection, Script, StandIn
@@ -89,22 +90,26 @@ async def test_the_error_for_an_unauthorized_topic_comes_first_and_names_nothing
         assert await statuses(ws) == [("success", "subscribed to: C.EUR/USD")]
 
 
-async def test_a_reader_too_slow_for_the_buffer_is_told_and_dropped() -> None:
+async def test_a_reader_too_slow_for_the_buffer_is_told_and_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("polygon_live.standin.connection.LAST_WORDS_SECONDS", PATIENCE_SECONDS)
     standin = StandIn(key=KEY, script=Script(buffer_bytes=100_000))
     async with client(standin) as (ws, connection):
         await logged_in(ws)
         await ws.send_message(wire.subscribe(["EUR/USD"]))
         await ws.get_message()
-        while connection.open:  # nothing is read from here on
+        while connection._talk.deadline == math.inf:  # nothing is read from here on
             standin.send([GOOD] * 100)
             await trio.lowlevel.checkpoint()
-        with pytest.raises(ConnectionClosed):
-            await read_to_the_end(ws)
+        told: list[wire.Status] = []
+        with pytest.raises(ConnectionClosed) as closed:
+            await read_to_the_end(ws, told)
+        assert [status.status for status in told] == ["slow_consumer"]
+        assert closed_error(closed.value).reason == "cut"
 
 
-async def read_to_the_end(ws: WebSocketConnection) -> None:
+async def read_to_the_end(ws: WebSocketConnection, told: list[wire.Status]) -> None:
     while True:
-        await ws.get_message()
+        told += wire.statuses(await ws.get_message())
 
 
 async def test_no_websocket_at_all() -> None:

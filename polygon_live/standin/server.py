@@ -50,7 +50,8 @@ class StandIn:
             ) from None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(partial(trio.serve_listeners, self._converse, listeners))
-            yield f"ws://{host}:{listeners[0].socket.getsockname()[1]}{PATH}"
+            shown = f"[{host}]" if ":" in host else host
+            yield f"ws://{shown}:{listeners[0].socket.getsockname()[1]}{PATH}"
             nursery.cancel_scope.cancel()
 
     @asynccontextmanager
