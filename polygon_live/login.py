@@ -46,7 +46,8 @@ class Login:
 
     def hear(self, status: wire.Status) -> str | None:
         """Take in one status; the text to send in answer, if any. Raises the FeedError that ends the connection."""
-        status = wire.Status(status.status[:SAID_LIMIT], status.message[:SAID_LIMIT])
+        said = status.message.replace(self._key.reveal(), "***")  # should Polygon ever repeat it
+        status = wire.Status(status.status[:SAID_LIMIT], said[:SAID_LIMIT])
         match status.status:
             case "connected" | "success" if self.phase is Phase.GREETING:
                 self.phase = Phase.LOGIN

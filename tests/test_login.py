@@ -46,6 +46,14 @@ def test_a_symbol_that_was_not_asked_for_is_not_acknowledged() -> None:
     assert login.acknowledged == set()
 
 
+def test_a_key_that_is_repeated_by_polygon_is_not_shown() -> None:
+    login = logged_in()
+    login.hear(Status("error", "no such key: k3y"))
+    assert list(login.refusals) == ["no such key: ***"]
+    with pytest.raises(LoginRefused, match=r"unknown key \*\*\*'"):
+        login.hear(Status("auth_failed", "unknown key k3y"))
+
+
 def test_what_is_remembered_of_long_sentences_is_short() -> None:
     login = logged_in()
     login.hear(Status("error", "x" * 10**6))
