@@ -125,6 +125,8 @@ def elements(frame: str | bytes) -> list[str] | None:
 
 def _decode_element(raw: str) -> Event | Undecodable:
     """Typed; else by way of the standard library, which reads ``NaN`` and lone surrogates. Those could go nowhere."""
+    if not raw.startswith("{"):
+        return Undecodable("bad_event", "the element is no object", raw[:_RAW_LIMIT])
     event: Event
     element: Any = None
     with suppress(*_UNREADABLE):
