@@ -1,7 +1,7 @@
 """The way to Polygon: TCP, TLS, WebSocket; and what the library's errors on that way mean."""
 
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
@@ -45,6 +45,23 @@ async def _open_stream(url: SplitResult) -> trio.abc.Stream:
     return tls
 
 
+class _Reading:
+    """Stands for the nursery in which trio-websocket reads: when its reader finds the connection closed before the
+    handshake is over, nobody tells who waits for the handshake.
+    """
+
+    def __init__(self, nursery: trio.Nursery, opening: trio.CancelScope) -> None:
+        self._nursery = nursery
+        self._opening = opening
+
+    def start_soon(self, read: Callable[[], Awaitable[None]]) -> None:
+        self._nursery.start_soon(self._read, read)
+
+    async def _read(self, read: Callable[[], Awaitable[None]]) -> None:
+        await read()
+        self._opening.cancel()
+
+
 @asynccontextmanager
 async def websocket_over(stream: trio.abc.Stream, url: str) -> AsyncIterator[WebSocketConnection]:
     """A WebSocket over an open stream. The stream is closed at the end whatever happens: trio-websocket leaves it open
@@ -53,9 +70,9 @@ async def websocket_over(stream: trio.abc.Stream, url: str) -> AsyncIterator[Web
     parts = urlsplit(url)
     try:
         async with trio.open_nursery() as reading:
-            with trio.fail_after(CONNECT_SECONDS):
+            with trio.fail_after(CONNECT_SECONDS), trio.CancelScope() as opening:
                 ws = await wrap_client_stream(
-                    reading,
+                    _Reading(reading, opening),  # type: ignore[arg-type]
                     stream,  # type: ignore[arg-type]  # any stream, says its docstring
                     parts.netloc.rpartition("@")[2],
                     f"{parts.path or '/'}{f'?{parts.query}' if parts.query else ''}",
@@ -63,6 +80,8 @@ async def websocket_over(stream: trio.abc.Stream, url: str) -> AsyncIterator[Web
                     max_message_size=MAX_MESSAGE,
                     receive_buffer_size=2**18,
                 )
+            if opening.cancelled_caught:
+                raise trio.BrokenResourceError("the connection was closed before the WebSocket was open")
             try:
                 yield ws
             finally:

@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 import trio
 import trustme
+from trio.testing import MockClock, memory_stream_pair
 from trio_websocket import ConnectionClosed
 
 from polygon_live import dial, wire
@@ -94,6 +95,18 @@ async def test_a_certificate_that_nobody_vouches_for_is_refused_and_told(authori
 async def test_a_certificate_for_another_name_is_refused_and_told(authority: trustme.CA) -> None:
     async with listening(StandIn(key="k"), authority.issue_cert("other.example")) as url:
         assert "not valid for 'localhost'" in await refusal(url)
+
+
+async def test_who_closes_before_the_websocket_is_open_is_not_waited_for(autojump_clock: MockClock) -> None:
+    near, far = memory_stream_pair()
+    await far.aclose()
+    began = trio.current_time()
+    with pytest.raises(trio.BrokenResourceError) as raised:
+        async with dial.websocket_over(near, "ws://h.example/forex"):
+            pytest.fail("it was let in")
+    assert trio.current_time() == began
+    told = dial_error("ws://h.example/forex", raised.value)
+    assert str(told).endswith("can't be reached: the connection was closed before the WebSocket was open")
 
 
 async def test_who_takes_the_connection_and_says_nothing_is_given_ten_seconds(
