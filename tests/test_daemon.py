@@ -202,20 +202,21 @@ def real_ticks_paths(real_ticks: tuple[Path, ...]) -> tuple[Path, ...]:
 async def test_a_server_stopped_under_load_and_returned_costs_the_others_nothing(place: Place, name: str) -> None:
     standin = StandIn(key=KEY)
     flow = Flow(standin)
-    async with place.collecting(standin) as running, trio.open_nursery() as nursery:
-        nursery.start_soon(flow.run)
-        await running.until_delivered(500)
-        await running.until_health(200)
-        # The broker's own kill loses what it has acknowledged: it gets an orderly stop.
-        await in_thread(place.server(name).stop if name == "kafka" else place.server(name).kill)
-        stopped = (await running.sink(name))["delivered"]
-        others = [other for other in STORES if other != name]
-        await running.until_delivered(stopped + 2000, *others)
-        body = await running.until_health(503, name)
-        assert not any(other in "\n".join(body["reasons"]) for other in others)
-        await in_thread(place.server(name).start)
-        await running.until_health(200)
-        nursery.cancel_scope.cancel()
+    async with place.collecting(standin) as running:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(flow.run)
+            await running.until_delivered(500)
+            await running.until_health(200)
+            # The broker's own kill loses what it has acknowledged: it gets an orderly stop.
+            await in_thread(place.server(name).stop if name == "kafka" else place.server(name).kill)
+            stopped = (await running.sink(name))["delivered"]
+            others = [other for other in STORES if other != name]
+            await running.until_delivered(stopped + 2000, *others)
+            body = await running.until_health(503, name)
+            assert not any(other in "\n".join(body["reasons"]) for other in others)
+            await in_thread(place.server(name).start)
+            await running.until_health(200)
+            nursery.cancel_scope.cancel()
         state = await running.until_delivered(flow.sent)
         assert state["validator"]["accepted"] == flow.sent
         rows = await in_thread(place.rows)
@@ -230,14 +231,15 @@ async def test_a_server_stopped_under_load_and_returned_costs_the_others_nothing
 async def test_a_broker_that_hangs_and_goes_on_has_every_tick_once(place: Place) -> None:
     standin = StandIn(key=KEY)
     flow = Flow(standin)
-    async with place.collecting(standin) as running, trio.open_nursery() as nursery:
-        nursery.start_soon(flow.run)
-        await running.until_delivered(500)
-        await in_thread(place.broker.pause)
-        await running.until_health(503, "kafka")
-        await in_thread(place.broker.resume)
-        await running.until_health(200)
-        nursery.cancel_scope.cancel()
+    async with place.collecting(standin) as running:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(flow.run)
+            await running.until_delivered(500)
+            await in_thread(place.broker.pause)
+            await running.until_health(503, "kafka")
+            await in_thread(place.broker.resume)
+            await running.until_health(200)
+            nursery.cancel_scope.cancel()
         await running.until_delivered(flow.sent)
         rows = await in_thread(place.rows)
         assert seqs(await in_thread(place.records)) == [row["seq"] for row in rows]
@@ -311,6 +313,14 @@ async def test_sigterm_delivers_what_is_held_and_says_goodbye(place: Place) -> N
         await until(lambda: len(listener.heard) >= accepted)
         assert [tick["seq"] for _, tick in listener.heard] == [row["seq"] for row in rows]
         assert "Traceback" not in running.said
+
+
+async def test_sigterm_is_heeded_from_the_first_line_of_the_log(absent_place: Place) -> None:
+    async with absent_place.collector("ws://127.0.0.1:1/forex", POLYGON_LIVE_GRACE_SECONDS="0.1") as running:
+        await until(lambda: running.said)
+        running.signal(signal.SIGTERM)
+        assert await running.ended() == 0
+        assert running.events("collector stopped")
 
 
 @pytest.mark.parametrize("name", STORES)
