@@ -123,7 +123,7 @@ class Collector:
     async def run(self) -> None:
         """Collect until SIGTERM, SIGINT or ``stop()``. Raises InternalFault if a bug ended it."""
         async with trio.open_nursery() as watchers:
-            watchers.start_soon(self._heed_signals)
+            await watchers.start(self._heed_signals)
             for watcher in self._watchers:
                 watchers.start_soon(watcher.keep_running)
             log.info("collector started", version=__version__, status=self.address, simulated=self._settings.simulated)
@@ -150,8 +150,9 @@ class Collector:
         self._drain.deadline = trio.current_time() + self._settings.grace_seconds
         self.feed.stop()
 
-    async def _heed_signals(self) -> None:
+    async def _heed_signals(self, *, task_status: trio.TaskStatus[None]) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
+            task_status.started()
             async for _signal in received:
                 self.stop()
 
