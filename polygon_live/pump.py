@@ -7,7 +7,8 @@ Rules of this file's state:
 - ``_unclear`` means that the part on top may be in the store already: the store is asked before anything is sent again.
 - Whatever waited while the last batch was written is the next batch: small and immediate at low load, large at high.
 - A tick that the store refuses for its content is found by halving, set aside with the engine's own message, and the
-  rest of its batch goes on, in order.
+  rest of its batch goes on, in order. A store that refuses one tick after the other and takes none is rather wrong
+  itself: it is given time between so and so many, and called down.
 """
 
 import random
@@ -30,6 +31,9 @@ MOST_TICKS: Final = 5000
 FIRST_WAIT_SECONDS: Final = 0.25
 MOST_WAIT_SECONDS: Final = 5.0
 MISCONFIGURED_WAIT_SECONDS: Final = 15.0
+REFUSED_IN_A_ROW: Final = 20
+"""So many ticks set aside, and none taken between, are the store's fault, not theirs. What it may cost before it is
+mended is this often every ``MISCONFIGURED_WAIT_SECONDS``; and a true run of bad ticks blocks nothing for ever."""
 SAY_AGAIN_SECONDS: Final = 60.0
 IDLE_SECONDS: Final = 10.0
 """Without a tick for so long, the store is asked for a sign of life."""
@@ -65,6 +69,9 @@ class Pump:
         self._error: StoreError | None = None
         self._error_ms: int | None = None
         self._delivered = self._expired = self._set_aside = self._retries = self._dropped = 0
+        self._in_a_row = 0
+        """Ticks set aside since the last one that the store took."""
+        self._set_aside_ms: int | None = None
         self._last_seq: int | None = None
         self._delivered_ms: int | None = None
         self._dropped_ms: int | None = None
@@ -129,7 +136,7 @@ class Pump:
             try:
                 await self._step(self._parts[-1])
             except RowsRefused as why:
-                self._refused(self._parts.pop(), why)
+                await self._refused(self._parts.pop(), why)
             except AlreadyHeld as why:
                 self._unclear = True
                 self._note(why)
@@ -159,21 +166,27 @@ class Pump:
         self._delivered += delivered
         self._expired += expired
         if delivered:
+            self._in_a_row = 0
             self._last_seq = part.last
             self._delivered_ms = self._wall_ms()
 
-    def _refused(self, part: Batch, why: RowsRefused) -> None:
+    async def _refused(self, part: Batch, why: RowsRefused) -> None:
         if len(part) > 1:
             left, right = part.halves()
             self._parts += [right, left]
             return
         tick = part.ticks[0]
         self._set_aside += 1
+        self._set_aside_ms = self._wall_ms()
+        self._in_a_row += 1
         raw = evidence(part.payloads[0].decode())
         self._log.error("tick set aside: the store refuses it", symbol=tick.symbol, seq=tick.seq, why=str(why))
         self._rejects.enter(
             [Reject(self.sink.name, "refused_by_store", str(why), raw, self._wall_ms(), tick.symbol, tick.seq)]
         )
+        if self._in_a_row % REFUSED_IN_A_ROW == 0:
+            message = f"it refused the last {self._in_a_row} ticks and took none: {why}"
+            await self._away(StoreMisconfigured(message), MISCONFIGURED_WAIT_SECONDS)
 
     async def _away(self, why: StoreError, wait: float) -> None:
         if self._away_since is None:
@@ -208,6 +221,7 @@ class Pump:
             delivered=self._delivered,
             expired=self._expired,
             set_aside=self._set_aside,
+            last_set_aside_ms=self._set_aside_ms,
             dropped=self._dropped,
             last_dropped_ms=self._dropped_ms,
             retries=self._retries,

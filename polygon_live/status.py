@@ -115,6 +115,8 @@ class SinkSnapshot:
     delivered: int
     expired: int
     set_aside: int
+    """Ticks that the store refused for their content: they are in /rejects, and not in the store."""
+    last_set_aside_ms: int | None
     dropped: int
     """Ticks that this store will never get: its queue was full while it was away."""
     last_dropped_ms: int | None
@@ -239,6 +241,11 @@ def _drop_reasons(state: State) -> list[str]:
         f"{s.name} has lost {s.dropped} ticks, the last within ten minutes: its queue was full while it was away"
         for s in state.sinks
         if s.last_dropped_ms is not None and state.at_ms - s.last_dropped_ms < DROP_ALARM_MS
+    ]
+    reasons += [
+        f"{s.name} has refused {s.set_aside} ticks, the last within ten minutes: see /rejects"
+        for s in state.sinks
+        if s.last_set_aside_ms is not None and state.at_ms - s.last_set_aside_ms < DROP_ALARM_MS
     ]
     return reasons
 

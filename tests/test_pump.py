@@ -12,7 +12,7 @@ from trio.testing import MockClock
 from polygon_live.channels import open_weighted_channel
 from polygon_live.errors import AlreadyHeld, RowsRefused, StoreMisconfigured, StoreUnavailable
 from polygon_live.model import Batch, Tick, encode
-from polygon_live.pump import MISCONFIGURED_WAIT_SECONDS, MOST_TICKS, Pump
+from polygon_live.pump import MISCONFIGURED_WAIT_SECONDS, MOST_TICKS, REFUSED_IN_A_ROW, Pump
 from polygon_live.rejects import RejectBook
 from polygon_live.sink import StoreFacts, Written
 
@@ -223,6 +223,23 @@ async def test_a_poison_tick_is_set_aside_and_its_neighbours_go_on_in_order(auto
     assert "value too long" in rejects.latest[0].detail
     assert b.pump.snapshot().set_aside == 3
     assert b.pump.snapshot().delivered == 97
+
+
+async def test_a_store_that_refuses_everything_is_down_and_not_fed_with_rejects(autojump_clock: MockClock) -> None:
+    b = bench()
+    b.sink.poison = frozenset(range(1, 101))
+    b.pump.offer(batch(*range(1, 201)))
+    async with trio.open_nursery() as nursery:
+        with running(nursery, b.pump):
+            await trio.sleep(2 * MISCONFIGURED_WAIT_SECONDS - 1)
+            after = b.pump.snapshot()
+            assert after.state == "down"
+            assert after.last_error == "it refused the last 40 ticks and took none: value too long (one of 1)"
+            assert after.set_aside == 2 * REFUSED_IN_A_ROW
+            b.sink.poison = frozenset()  # somebody mended it
+            await trio.sleep(2)
+            assert b.pump.snapshot().state == "good"
+    assert b.sink.stored == list(range(41, 201))
 
 
 async def test_a_store_that_fails_while_a_poison_tick_is_sought_loses_and_doubles_nothing(

@@ -58,6 +58,7 @@ SINK = SinkSnapshot(
     delivered=10,
     expired=0,
     set_aside=0,
+    last_set_aside_ms=None,
     dropped=0,
     last_dropped_ms=None,
     retries=0,
@@ -124,6 +125,7 @@ def test_all_well_is_healthy_without_a_word() -> None:
         (with_validator(skew_ms=-6000.0), "arrive 6.0 s before their timestamps"),
         (with_sink(behind_seconds=10.5, last_error="refused", waiting_ticks=4), "nats is down: 10 s behind with 4"),
         (with_sink(dropped=5, last_dropped_ms=NOW - 1000), "nats has lost 5 ticks"),
+        (with_sink(set_aside=5, last_set_aside_ms=NOW - 1000), "nats has refused 5 ticks"),
         (with_sink(complaints=("the topic keeps seven days only",)), "nats: the topic keeps seven days only"),
         (attrs.evolve(WELL, retention=RetentionSnapshot(verified=False, detail="why", about={})), "unverified: why"),
         (
@@ -167,6 +169,7 @@ def test_late_is_worth_a_note_and_an_old_loss_stays_one() -> None:
     old = health(with_sink(dropped=5, last_dropped_ms=NOW - 600_001))
     assert old.healthy
     assert old.notes == ("nats never got 5 ticks since the start",)
+    assert health(with_sink(set_aside=5, last_set_aside_ms=NOW - 600_001)).healthy
 
 
 def test_a_start_is_given_time_but_is_not_called_healthy() -> None:

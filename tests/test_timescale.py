@@ -326,6 +326,20 @@ async def test_of_a_poisoned_batch_only_that_tick_is_set_aside(table: str) -> No
     assert 'violates check constraint "sane"' in reject.detail
 
 
+async def test_a_trigger_may_refuse_a_single_tick(table: str) -> None:
+    async with opened(table):
+        refuse = "if new.seq = 5 then raise 'not this one'; end if; return new"
+        do(table, f"create function refuse() returns trigger language plpgsql as $$ begin {refuse}; end $$")
+        do(table, "create trigger refuse before insert on market_ticks for each row execute function refuse()")
+    book = RejectBook()
+    pump = a_pump(a_sink(table), book)
+    pump.offer(a_batch(*range(10)))
+    await pump.queue.aclose()
+    await pump.run()
+    assert seqs_in(table) == [n for n in range(10) if n != 5]
+    assert "not this one" in book.snapshot().latest[0].detail
+
+
 async def test_a_key_is_never_a_reason_to_set_ticks_aside(table: str) -> None:
     async with opened(table) as sink:
         do(table, "create unique index too_narrow on market_ticks (symbol, time)")

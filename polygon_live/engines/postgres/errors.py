@@ -43,8 +43,7 @@ _KINDS: Final[Mapping[str, type[StoreError]]] = {
     "42": StoreMisconfigured,  # no such table or column, no permission
     "57P04": StoreMisconfigured,  # the database was dropped
     "F0": StoreMisconfigured,  # the server's configuration file
-    # A trigger that raises an error may mean one tick or all of them: nothing is set aside on its word.
-    "P0": StoreMisconfigured,
+    "P0": RowsRefused,  # a trigger raised it; one that refuses every tick is met by the pump
     "XX001": StoreMisconfigured,  # corrupted data
     "XX002": StoreMisconfigured,  # corrupted index
 }
@@ -59,7 +58,6 @@ _ADVICE: Final[Mapping[str, str]] = {
     "42501": f"grant usage, create on the schema to the role in {VARIABLE}, and let it own the table",
     "55P03": "somebody holds the table, or sets it up: see pg_stat_activity for an open transaction, and end it",
     "57P04": f"create the database again, or correct its name in {VARIABLE}",
-    "P0": "a trigger or function on the table raised this: change it, or remove it",
     "XX001": "the database is damaged: restore it",
     "XX002": "an index is damaged: REINDEX it",
 }
