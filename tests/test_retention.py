@@ -197,6 +197,17 @@ async def test_what_was_removed_is_made_again(database: str, clock: Clock) -> No
     assert do(database, "select count(*) from tick_rejects") == [(0,)]
 
 
+async def test_a_detached_partition_that_somebody_keeps_is_in_nobodys_way(database: str, clock: Clock) -> None:
+    retention = a_retention(database, clock)
+    await retention.once()
+    hour = "market_ticks_20231114_23"
+    do(database, f"alter table market_ticks detach partition {hour}")
+    await retention.once()
+    assert retention.snapshot().detail.endswith("none that is past 72 h")
+    named = f"select relname, relispartition from pg_class where relname in ('{hour}', '{hour}_2') order by 1"
+    assert do(database, named) == [(hour, False), (f"{hour}_2", True)]
+
+
 async def test_a_verification_goes_stale(own_postgres: Callable[..., Postgres], clock: Clock) -> None:
     server = own_postgres(start=False)
     retention = a_retention(server.dsn, clock)

@@ -15,6 +15,7 @@ A partition is one UTC hour, named by it (``market_ticks_20250131_07``). They ar
 import re
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from typing import ClassVar, Final
 
 import attrs
@@ -131,7 +132,7 @@ class NativePartitions:
     def _make(self, connection: Connection, start: datetime, end: datetime) -> None:
         whole_hour = start.replace(minute=0, second=0, microsecond=0) == start
         suffix = start.strftime("_%Y%m%d_%H" if whole_hour else "_%Y%m%d_%H%M%S")
-        name = sql.Identifier(self.table.schema, self.table.name + suffix)
+        name = sql.Identifier(self.table.schema, _free(connection, self.table.schema, self.table.name + suffix))
         make = (
             "create table {} (like {} including defaults including constraints including generated including storage)"
         )
@@ -173,6 +174,13 @@ def uncovered(
             at = until
         at = max(at, stop)
     return pieces
+
+
+def _free(connection: Connection, schema: str, name: str) -> str:
+    """This name, or one like it if a partition that somebody has detached, and keeps, still bears it."""
+    taken = "select relname from pg_class where relnamespace = %s::regnamespace and starts_with(relname, %s)"
+    names = {row[0] for row in connection.execute(taken, [schema, name])}
+    return next(free for n in count(1) if (free := name if n == 1 else f"{name}_{n}") not in names)
 
 
 def _before(edge: datetime, partitions: Iterable[Partition]) -> list[Partition]:
