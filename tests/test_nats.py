@@ -348,15 +348,37 @@ trio.run(main)
 """
 
 
-@pytest.mark.parametrize("how", ["close", "abandon"])
-def test_a_process_ends_in_silence_beside_a_server_that_hangs(own_nats: Callable[..., Nats], how: str) -> None:
-    server = own_nats()
-    ended = subprocess.run(
-        [sys.executable, "-c", LEAVES, server.url, str(server.pid), how],
+LOOKS_UP = """
+import socket, time, trio
+from tests.test_nats import Impatient, access, NOW_MS
+socket.getaddrinfo = lambda *_, **__: time.sleep(3600)
+async def main():
+    sink = Impatient(access("nats://a.name.to.look.up:4222"), "test-1", live_max_age_seconds=10, now_ms=lambda: NOW_MS)
+    with trio.move_on_after(0.5):
+        await sink.open()
+    await sink.aclose()
+trio.run(main)
+"""
+
+
+def in_a_process(script: str, *arguments: str) -> "subprocess.CompletedProcess[bytes]":
+    return subprocess.run(
+        [sys.executable, "-c", script, *arguments],
         capture_output=True,
         timeout=PATIENCE_SECONDS,
         check=False,
         cwd=Path(__file__).parent.parent,
         env={**os.environ, servers.SESSION_VARIABLE: servers.SESSION},
     )
+
+
+@pytest.mark.parametrize("how", ["close", "abandon"])
+def test_a_process_ends_in_silence_beside_a_server_that_hangs(own_nats: Callable[..., Nats], how: str) -> None:
+    server = own_nats()
+    ended = in_a_process(LEAVES, server.url, str(server.pid), how)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"", b"")
+
+
+def test_a_process_ends_in_silence_beside_a_name_server_that_hangs() -> None:
+    ended = in_a_process(LOOKS_UP)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"", b"")

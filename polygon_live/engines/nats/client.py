@@ -10,10 +10,12 @@ generation: a PONG on it follows everything that was published on it.
 
 import asyncio
 import random
+import socket
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
@@ -208,6 +210,25 @@ async def create_stream(access: NatsAccess, name: str = "TICKS") -> None:
         client.close()
 
 
+class _Loop(asyncio.SelectorEventLoop):
+    """Looks up hosts in daemon threads. asyncio's own threads for that are waited for when the process ends, and a
+    name server that does not answer takes longer than anybody waits.
+    """
+
+    async def getaddrinfo(self, *what: Any, **how: Any) -> Any:
+        found: Future[Any] = Future()
+
+        def look_up() -> None:
+            found.set_running_or_notify_cancel()
+            try:
+                found.set_result(socket.getaddrinfo(*what, **how))
+            except Exception as why:  # noqa: BLE001  # raised where it is waited for
+                found.set_exception(why)
+
+        threading.Thread(target=look_up, name="nats look-up", daemon=True).start()
+        return await asyncio.wrap_future(found, loop=self)
+
+
 def _portal_in_a_thread() -> BlockingPortal:
     """An asyncio loop in a daemon thread: anyio's ``start_blocking_portal`` joins its thread, and so could hang."""
     started: Future[BlockingPortal] = Future()
@@ -217,7 +238,8 @@ def _portal_in_a_thread() -> BlockingPortal:
             started.set_result(portal)
             await portal.sleep_until_stopped()
 
-    threading.Thread(target=anyio.run, args=[serve], name="nats", daemon=True).start()
+    run = partial(anyio.run, serve, backend_options={"loop_factory": _Loop})
+    threading.Thread(target=run, name="nats", daemon=True).start()
     return started.result()
 
 
