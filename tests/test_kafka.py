@@ -337,3 +337,21 @@ async def test_after_the_producer_was_given_up_the_topic_is_read_back(
     # What was acknowledged before an end, this broker may forget.
     assert [seq for seq in found if seq > 1000] == list(range(1001, 2001))
     assert how == "stop" or found == list(range(1, 2001))
+
+
+async def test_a_topic_deleted_while_a_batch_is_on_its_way_is_no_end(broker: Broker) -> None:
+    def delete_and_make() -> None:
+        with administration(access(broker.address), name="test") as admin:
+            admin.delete_topics([TOPIC])
+        make_topic(broker.address)  # with fewer partitions
+
+    whole = batch(1001, 100)
+    left, _right = whole.halves()
+    async with opened(broker.address) as sink:
+        await sink.write(batch(1, 1000))
+        await in_thread(delete_and_make)
+        async with opened(broker.address) as new:
+            await new.write(left)
+        sink._client._unclear = True  # as after a batch of which no answer came
+        await sink.open()
+        assert await sink.held(whole) == {t.seq for t in left.ticks}

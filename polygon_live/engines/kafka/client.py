@@ -40,6 +40,8 @@ CHUNK_BYTES: Final = 700_000
 """Of records in one go: below the brokers' default limit of 1 MiB even if all are of one symbol, so that a partition
 gets one request, and none can overtake another that failed. A topic with a lower limit gets smaller chunks: the library
 loses track of the futures when it has to split a request."""
+REACH: Final = 20_000
+"""Records: more than two batches."""
 LINGER_MS: Final = 60_000
 """The producer waits for ``flush``, so that a chunk is not torn apart by a sender that is faster than the caller."""
 GRACE_SECONDS: Final = 2.0
@@ -134,8 +136,10 @@ class KafkaClient:
         with administration(self._access, name=self._name) as admin:
             self.facts, most = set_up(admin, self._topic)
             self._chunk_bytes = min(CHUNK_BYTES, int(most * 0.9))
+            there = ends(admin, self._topic)
             if self._ends is None:
-                self._ends = ends(admin, self._topic)
+                self._ends = there
+            self._ends = {p: _known(self._ends.get(p, 0), end) for p, end in there.items()}
 
     def _new_producer(self) -> _Producer:
         if self._producer is None:
@@ -218,6 +222,13 @@ class KafkaClient:
             if headers.get("collector") == self._collector.encode():
                 self._acknowledged.add(int(headers["seq"]))
             ends[record.partition] = record.offset + 1
+
+
+def _known(offset: int, end: int) -> int:
+    """From where to read a partition back. A topic that was deleted and made again, or a log that was cut off, ends
+    before the offset that we know: then it is a stretch before its end, or all of it if that is less.
+    """
+    return offset if offset <= end else max(0, end - REACH)
 
 
 def _chunks(records: Sequence[Record], most: int) -> Iterator[Sequence[Record]]:
