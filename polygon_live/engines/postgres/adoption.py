@@ -13,7 +13,7 @@ import attrs
 import structlog
 from psycopg import sql
 
-from polygon_live.engines.postgres.columns import COLUMNS, Column, writer_of
+from polygon_live.engines.postgres.columns import COLUMNS, TIME, Column, writer_of
 from polygon_live.engines.postgres.connection import Connection
 from polygon_live.engines.postgres.partitions import NativePartitions, TableName
 from polygon_live.errors import StoreMisconfigured
@@ -39,6 +39,12 @@ class FoundColumn:
     not_null: bool
     generated: bool
     """Computed from others: nobody can write it."""
+
+    @property
+    def coarse(self) -> bool:
+        """Whether an instant loses its milliseconds there: then a tick that the table holds is not found again."""
+        digits = re.match(r"timestamp\((\d)\)", self.spelled)
+        return digits is not None and int(digits[1]) < 3
 
     @property
     def rounds(self) -> bool:
@@ -159,6 +165,8 @@ def _column_faults(table: TableName, columns: Mapping[str, FoundColumn]) -> list
             continue
         elif writer_of(mine, found.type, _ANY_CONSTANT) is None:
             faults.append(f"{where} is {found.spelled}, which can't take what belongs there: make it {mine.type}")
+        elif mine is TIME and found.coarse:
+            faults.append(f"{where} is {found.spelled}, which cuts off milliseconds: make it {mine.type}")
         elif mine.nullable and found.not_null:
             faults.append(f"{where} is NOT NULL, but some ticks have none: drop the NOT NULL")
     return faults
