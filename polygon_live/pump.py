@@ -66,6 +66,8 @@ class Pump:
         self._connected = False
         self._away_since: float | None = None
         self._say_again = 0.0
+        self._said_away = True
+        """The log's last word about this store is that it is away (as it is at the start)."""
         self._error: StoreError | None = None
         self._error_ms: int | None = None
         self._delivered = self._expired = self._set_aside = self._retries = self._dropped = 0
@@ -118,7 +120,9 @@ class Pump:
             else:
                 self._connected = True
                 self._away_since = None
-                self._log.info("connected to the store", **self.sink.facts().about)
+                if self._said_away:
+                    self._log.info("connected to the store", **self.sink.facts().about)
+                    self._said_away = False
 
     async def _check(self) -> None:
         """A store that dies while the market is closed is known before it opens."""
@@ -193,6 +197,7 @@ class Pump:
             self._away_since = trio.current_time()
         if str(why) != str(self._error) or trio.current_time() >= self._say_again:
             self._say_again = trio.current_time() + SAY_AGAIN_SECONDS
+            self._said_away = True
             self._log.warning("store not available, trying again", why=str(why), waiting_ticks=self.queue.held)
         self._note(why)
         await trio.sleep(MISCONFIGURED_WAIT_SECONDS if isinstance(why, StoreMisconfigured) else wait)

@@ -7,12 +7,13 @@ from contextlib import contextmanager
 import attrs
 import pytest
 import trio
+from structlog.testing import capture_logs
 from trio.testing import MockClock
 
 from polygon_live.channels import open_weighted_channel
 from polygon_live.errors import AlreadyHeld, RowsRefused, StoreMisconfigured, StoreUnavailable
 from polygon_live.model import Batch, Tick, encode
-from polygon_live.pump import MISCONFIGURED_WAIT_SECONDS, MOST_TICKS, REFUSED_IN_A_ROW, Pump
+from polygon_live.pump import MISCONFIGURED_WAIT_SECONDS, MOST_TICKS, REFUSED_IN_A_ROW, SAY_AGAIN_SECONDS, Pump
 from polygon_live.rejects import RejectBook
 from polygon_live.sink import StoreFacts, Written
 
@@ -209,6 +210,21 @@ async def test_a_misconfigured_store_is_tried_slowly_and_named(autojump_clock: M
             await trio.sleep(2 * MISCONFIGURED_WAIT_SECONDS + 0.1)
             assert b.pump.snapshot().connected
             assert not b.pump.snapshot().needs_operator
+
+
+async def test_a_store_that_connects_and_takes_nothing_does_not_fill_the_log(autojump_clock: MockClock) -> None:
+    b = bench()
+    b.sink.writes = [lost] * 1000
+    b.pump.offer(batch(1))
+    with capture_logs() as logs:
+        async with trio.open_nursery() as nursery:
+            with running(nursery, b.pump):
+                await trio.sleep(SAY_AGAIN_SECONDS - 1)
+    assert [line["event"] for line in logs] == [
+        "connected to the store",
+        "store not available, trying again",
+        "connected to the store",
+    ]
 
 
 async def test_a_poison_tick_is_set_aside_and_its_neighbours_go_on_in_order(autojump_clock: MockClock) -> None:
