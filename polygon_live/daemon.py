@@ -13,6 +13,7 @@ watchers around it live until it has. A stop cancels the feed only; channels the
 writes what it holds, and the pipeline's deadline is the grace period. A second signal ends it outright.
 """
 
+import math
 import random
 import signal
 import time
@@ -46,6 +47,8 @@ from polygon_live.web import listen, serve_status
 
 JUDGED_AT_ONCE: Final = 256 * 1024
 """Characters of frames, about 3,000 ticks: some 10 ms in which nothing else runs."""
+ECHO_SECONDS: Final = 1.0
+"""A service manager signals every process of a service, and `just` passes SIGTERM on: that is one wish, not two."""
 
 log = structlog.get_logger()
 
@@ -57,6 +60,12 @@ class InternalFault(PolygonLiveError):
 def wall_ms() -> int:
     """Unix time in milliseconds, this machine's clock."""
     return time.time_ns() // 1_000_000
+
+
+def ending_signals() -> list[signal.Signals]:
+    """What asks for an end. A closed terminal does too, unless who started us has that ignored, as `nohup` does."""
+    heeds_terminal = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+    return [signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if heeds_terminal else [])]
 
 
 class Collector:
@@ -121,7 +130,7 @@ class Collector:
         return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
     async def run(self) -> None:
-        """Collect until SIGTERM, SIGINT or ``stop()``. Raises InternalFault if a bug ended it."""
+        """Collect until SIGTERM, SIGINT, SIGHUP or ``stop()``. Raises InternalFault if a bug ended it."""
         async with trio.open_nursery() as watchers:
             await watchers.start(self._heed_signals)
             for watcher in self._watchers:
@@ -151,10 +160,13 @@ class Collector:
         self.feed.stop()
 
     async def _heed_signals(self, *, task_status: trio.TaskStatus[None]) -> None:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
+        asked = -math.inf
+        with trio.open_signal_receiver(*ending_signals()) as received:
             task_status.started()
-            async for _signal in received:
-                self.stop()
+            async for number in received:
+                if number == signal.SIGINT or trio.current_time() - asked > ECHO_SECONDS:
+                    asked = trio.current_time()
+                    self.stop()
 
     async def _essential(self, run: Callable[[], Awaitable[None]]) -> None:
         """Without this task there is no collector: its fault ends the process, but what was accepted is delivered."""

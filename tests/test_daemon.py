@@ -352,9 +352,27 @@ async def test_a_second_signal_ends_it_outright(place: Place) -> None:
         running.signal(signal.SIGTERM)
         await running.until_state(lambda state: state["stopping"])
         assert (await running.get("/health")).status_code == 503
-        running.signal(signal.SIGTERM)
+        running.signal(signal.SIGINT)
         assert await running.ended() == 0
         assert running.events("stopping at once: ticks that no store has taken yet are lost")
+
+
+async def test_the_echo_of_a_signal_is_not_a_second_one(place: Place) -> None:
+    standin = StandIn(key=KEY)
+    flow = Flow(standin)
+    async with place.collecting(standin, POLYGON_LIVE_GRACE_SECONDS="100000") as running:
+        await in_thread(place.postgres.pause)
+        flow.send(100)
+        await running.until_delivered(100, "nats", "kafka")
+        running.signal(signal.SIGTERM)
+        await until(lambda: running.events("stopping"))
+        running.signal(signal.SIGTERM)
+        running.signal(signal.SIGHUP)
+        await running.state()
+        await in_thread(place.postgres.resume)
+        assert await running.ended() == 0
+        assert not running.events("stopping at once: ticks that no store has taken yet are lost")
+        assert len(await in_thread(place.rows)) == 100
 
 
 async def test_after_kill_9_the_next_run_goes_on_with_new_numbers(place: Place) -> None:
