@@ -1,6 +1,8 @@
 """Logging: one event a line, plain in a terminal and JSON otherwise, never with a secret in it."""
 
+import contextlib
 import logging
+import os
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -26,11 +28,24 @@ def configure(level: str, form: str, secrets: Iterable[str]) -> None:
     structlog.configure(
         processors=[*shared, render, _blank(secrets)],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=_StandardError,
         cache_logger_on_first_use=False,
     )
     # Foreign libraries log through the standard library: only what they call an error, and never their own format.
     logging.basicConfig(level=logging.CRITICAL, handlers=[logging.NullHandler()], force=True)
+
+
+class _StandardError:
+    """Lines go there while they can. A full disk, a log reader that died or a closed terminal must not end a collector
+    that does its work.
+    """
+
+    def msg(self, line: str) -> None:
+        """Unbuffered: what could not be written is gone, and fails nobody at exit."""
+        with contextlib.suppress(OSError):
+            os.write(sys.stderr.fileno(), f"{line}\n".encode(errors="backslashreplace"))
+
+    debug = info = warning = error = critical = exception = msg
 
 
 def _blank(secrets: Iterable[str]) -> Any:

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 import structlog
@@ -12,7 +13,7 @@ def _restore() -> object:
     structlog.reset_defaults()
 
 
-def test_json_lines_without_secrets_even_inside_tracebacks(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_lines_without_secrets_even_inside_tracebacks(capfd: pytest.CaptureFixture[str]) -> None:
     logs.configure("info", "json", ["s3cr3t-key", "pa55word"])
     log = structlog.get_logger()
     log.info("dialling", url="wss://x", key="s3cr3t-key")
@@ -20,7 +21,7 @@ def test_json_lines_without_secrets_even_inside_tracebacks(capsys: pytest.Captur
         raise OSError("connection to postgresql://u:pa55word@db failed")  # noqa: TRY301
     except OSError:
         log.exception("task failed", nested={"deep": ["s3cr3t-key"]})
-    lines = capsys.readouterr().err.splitlines()
+    lines = capfd.readouterr().err.splitlines()
     assert len(lines) == 2
     assert not any("s3cr3t" in line or "pa55word" in line for line in lines)
     first, second = map(json.loads, lines)
@@ -28,15 +29,23 @@ def test_json_lines_without_secrets_even_inside_tracebacks(capsys: pytest.Captur
     assert "Traceback" in second["exception"]
 
 
-def test_console_form_is_blanked_too(capsys: pytest.CaptureFixture[str]) -> None:
+def test_console_form_is_blanked_too(capfd: pytest.CaptureFixture[str]) -> None:
     logs.configure("info", "console", ["s3cr3t-key"])
     structlog.get_logger().warning("odd", value="has s3cr3t-key inside")
-    said = capsys.readouterr().err
+    said = capfd.readouterr().err
     assert "has *** inside" in said
 
 
-def test_the_level_is_heeded(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_level_is_heeded(capfd: pytest.CaptureFixture[str]) -> None:
     logs.configure("warning", "json", [])
     structlog.get_logger().info("not this")
     structlog.get_logger().warning("this")
-    assert [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()] == ["this"]
+    assert [json.loads(line)["event"] for line in capfd.readouterr().err.splitlines()] == ["this"]
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_a_full_disk_under_the_log_costs_lines_and_nothing_else(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Path("/dev/full").open("w") as full, monkeypatch.context() as patched:
+        patched.setattr("sys.stderr", full)
+        logs.configure("info", form, [])
+        structlog.get_logger().info("nobody reads this")
