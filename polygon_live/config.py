@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import attrs
 import platformdirs
 
+from polygon_live import values
 from polygon_live.errors import ConfigurationError
 from polygon_live.model import FOURTEEN_SYMBOLS
 
@@ -164,40 +165,37 @@ def settings_from(environ: Mapping[str, str]) -> Settings:
         api_key=env.secret("POLYGON_API_KEY", "the key of your Polygon.io (Massive) account"),
         timescale_dsn=env.secret(PREFIX + "TIMESCALE_DSN", "e.g. postgresql://user:password@host:5432/database"),
         nats=NatsAccess(
-            urls=tuple(
-                Secret(u)
-                for u in _commas(env.secret(PREFIX + "NATS_URLS", "e.g. nats://host:4222,nats://host2:4222").reveal())
-            ),
-            creds_file=env.optional(PREFIX + "NATS_CREDS_FILE", _file),
+            urls=env.nats_urls(PREFIX + "NATS_URLS", "e.g. nats://host:4222,nats://host2:4222"),
+            creds_file=env.optional(PREFIX + "NATS_CREDS_FILE", values.file),
         ),
         kafka=KafkaAccess(
-            brokers=tuple(_commas(env.required(PREFIX + "KAFKA_BROKERS", "e.g. host:9092,host2:9092"))),
+            brokers=env.required(PREFIX + "KAFKA_BROKERS", values.brokers, "e.g. host:9092,host2:9092"),
             security_protocol=env.get(
                 PREFIX + "KAFKA_SECURITY_PROTOCOL",
-                _one_of("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"),
+                values.one_of("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"),
                 "PLAINTEXT",
             ),
             sasl_mechanism=env.optional(
-                PREFIX + "KAFKA_SASL_MECHANISM", _one_of("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
+                PREFIX + "KAFKA_SASL_MECHANISM", values.one_of("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
             ),
             sasl_username=env.optional(PREFIX + "KAFKA_SASL_USERNAME", str),
             sasl_password=env.optional_secret(PREFIX + "KAFKA_SASL_PASSWORD"),
-            ca_file=env.optional(PREFIX + "KAFKA_CA_FILE", _file),
+            ca_file=env.optional(PREFIX + "KAFKA_CA_FILE", values.file),
         ),
-        ws_urls=env.get(PREFIX + "WS_URLS", _ws_urls, WS_URLS),
+        ws_urls=env.get(PREFIX + "WS_URLS", values.ws_urls, WS_URLS),
         http=HttpServer(
             host=env.get(PREFIX + "HTTP_HOST", str, "127.0.0.1"),
-            port=env.get(PREFIX + "HTTP_PORT", _port, 8000),
+            port=env.get(PREFIX + "HTTP_PORT", values.port, 8000),
             token=env.optional_secret(PREFIX + "HTTP_TOKEN"),
         ),
         data_dir=data_dir_from(environ),
-        collector_id=env.get(PREFIX + "COLLECTOR_ID", _identifier, "polygon-live-1"),
-        tenant_id=env.get(PREFIX + "TENANT_ID", _identifier, "system"),
-        log_level=env.get(PREFIX + "LOG_LEVEL", _one_of("debug", "info", "warning", "error"), "info"),
-        log_format=env.get(PREFIX + "LOG_FORMAT", _one_of("auto", "console", "json"), "auto"),
-        grace_seconds=env.get(PREFIX + "GRACE_SECONDS", _positive, 5.0),
-        nats_live_max_age_seconds=env.get(PREFIX + "NATS_LIVE_MAX_AGE_SECONDS", _positive, 10.0),
-        sink_queue_ticks=env.get(PREFIX + "SINK_QUEUE_TICKS", _count, 200_000),
+        collector_id=env.get(PREFIX + "COLLECTOR_ID", values.identifier, "polygon-live-1"),
+        tenant_id=env.get(PREFIX + "TENANT_ID", values.identifier, "system"),
+        log_level=env.get(PREFIX + "LOG_LEVEL", values.one_of("debug", "info", "warning", "error"), "info"),
+        log_format=env.get(PREFIX + "LOG_FORMAT", values.one_of("auto", "console", "json"), "auto"),
+        grace_seconds=env.get(PREFIX + "GRACE_SECONDS", values.positive, 5.0),
+        nats_live_max_age_seconds=env.get(PREFIX + "NATS_LIVE_MAX_AGE_SECONDS", values.positive, 10.0),
+        sink_queue_ticks=env.get(PREFIX + "SINK_QUEUE_TICKS", values.count, 200_000),
     )
     if settings.kafka.security_protocol.startswith("SASL") and not (
         settings.kafka.sasl_mechanism and settings.kafka.sasl_username and settings.kafka.sasl_password
@@ -224,11 +222,17 @@ class _Environment:
         self.environ = environ
         self.faults: list[str] = []
 
-    def required(self, name: str, hint: str) -> str:
-        value = self.environ.get(name, "").strip()
-        if not value:
+    def required(self, name: str, read: Callable[[str], tuple[str, ...]], hint: str) -> tuple[str, ...]:
+        if not self.environ.get(name, "").strip():
             self.faults.append(f"{name} is not set: {hint}")
-        return value
+        return self.get(name, read, ())
+
+    def nats_urls(self, name: str, hint: str) -> tuple[Secret, ...]:
+        found = self.secret(name, hint).reveal()
+        urls = values.commas(found)
+        if found and not (urls and all(map(values.is_nats, urls))):
+            self.faults.append(f"{name} holds something that is no address of a NATS server (not shown here): {hint}")
+        return tuple(map(Secret, urls))
 
     def secret(self, name: str, hint: str) -> Secret:
         found = self._secret(name)
@@ -271,73 +275,6 @@ class _Environment:
         if not value:
             self.faults.append(f"{name}_FILE is {path!r}, and that file is empty")
         return value
-
-
-def _commas(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def _ws_urls(text: str) -> tuple[str, ...]:
-    urls = tuple(_commas(text))
-    for url in urls:
-        parts = urlsplit(url)
-        if parts.scheme not in {"ws", "wss"} or not parts.hostname:
-            msg = f"{url!r} is not a WebSocket address; write it like {WS_URLS[0]}"
-            raise ValueError(msg)
-    return urls
-
-
-def _one_of(*allowed: str) -> Callable[[str], str]:
-    by_fold = {a.casefold(): a for a in allowed}
-
-    def read(text: str) -> str:
-        try:
-            return by_fold[text.casefold()]
-        except KeyError:
-            msg = f"it must be one of {', '.join(allowed)}"
-            raise ValueError(msg) from None
-
-    return read
-
-
-def _port(text: str) -> int:
-    if not text.isdecimal() or int(text) > 65535:
-        msg = "a port is a whole number from 0 to 65535"
-        raise ValueError(msg)
-    return int(text)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        msg = "it must be a whole number above 0"
-        raise ValueError(msg)
-    return int(text)
-
-
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 < value < 1e9:
-        msg = "it must be a number above 0"
-        raise ValueError(msg)
-    return value
-
-
-def _identifier(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", text):
-        msg = "use 1 to 64 letters, digits, '-', '_' or '.'"
-        raise ValueError(msg)
-    return text
-
-
-def _file(text: str) -> Path:
-    path = Path(text)
-    if not path.is_file():
-        msg = "there is no such file"
-        raise ValueError(msg)
-    return path
 
 
 def _passwords(address: str) -> list[str]:

@@ -73,6 +73,11 @@ def test_both_ways_at_once_is_a_fault_that_shows_neither(tmp_path: Path) -> None
         ("POLYGON_LIVE_HTTP_PORT", "70000", "0 to 65535"),
         ("POLYGON_LIVE_HTTP_PORT", "http", "0 to 65535"),
         ("POLYGON_LIVE_WS_URLS", "https://x/forex", "not a WebSocket address"),
+        ("POLYGON_LIVE_WS_URLS", ",", "not a WebSocket address"),
+        ("POLYGON_LIVE_WS_URLS", "wss://x:forex", "not a WebSocket address"),
+        ("POLYGON_LIVE_KAFKA_BROKERS", ",", "host:9092,host2:9092"),
+        ("POLYGON_LIVE_KAFKA_BROKERS", "k1:9092,k2:x", "host:9092,host2:9092"),
+        ("POLYGON_LIVE_KAFKA_BROKERS", "PLAINTEXT://k1:9092", "host:9092,host2:9092"),
         ("POLYGON_LIVE_LOG_LEVEL", "loud", "debug, info, warning, error"),
         ("POLYGON_LIVE_LOG_FORMAT", "xml", "auto, console, json"),
         ("POLYGON_LIVE_GRACE_SECONDS", "-1", "above 0"),
@@ -87,6 +92,13 @@ def test_a_wrong_value_is_named_with_what_would_be_right(name: str, value: str, 
     (fault,) = faults(FULL | {name: value})
     assert fault.startswith(f"{name} is {value!r}")
     assert says in fault
+
+
+@pytest.mark.parametrize("value", [",", "http://n1:4222", "nats://joe:n4tspass@n1:port", "nats://"])
+def test_a_wrong_nats_address_is_named_and_not_shown(value: str) -> None:
+    (fault,) = faults(FULL | {"POLYGON_LIVE_NATS_URLS": value})
+    assert fault.startswith("POLYGON_LIVE_NATS_URLS holds something that is no address")
+    assert "n4tspass" not in fault
 
 
 def test_sasl_needs_its_credentials() -> None:

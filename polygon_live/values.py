@@ -1,0 +1,102 @@
+"""What the text of one variable may be. Raises ValueError with what would be right."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+
+def commas(text: str) -> list[str]:
+    """The parts of a comma list."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _is(schemes: set[str], address: str) -> bool:
+    try:
+        parts = urlsplit(address)
+        return parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number
+        return False
+
+
+def is_nats(url: str) -> bool:
+    """As nats-py takes it: the scheme may be missing."""
+    return _is({"nats", "tls", "ws", "wss"}, url if "://" in url else f"nats://{url}")
+
+
+def brokers(text: str) -> tuple[str, ...]:
+    """``host:9092,host2:9092``."""
+    brokers = tuple(commas(text))
+    if not brokers or not all("/" not in broker and _is({"kafka"}, f"kafka://{broker}") for broker in brokers):
+        msg = "write it like host:9092,host2:9092"
+        raise ValueError(msg)
+    return brokers
+
+
+def ws_urls(text: str) -> tuple[str, ...]:
+    """WebSocket addresses."""
+    urls = tuple(commas(text))
+    for url in urls or ("",):
+        if not _is({"ws", "wss"}, url):
+            msg = f"{url!r} is not a WebSocket address; write it like wss://host/forex"
+            raise ValueError(msg)
+    return urls
+
+
+def one_of(*allowed: str) -> Callable[[str], str]:
+    """One of these words, in any case."""
+    by_fold = {a.casefold(): a for a in allowed}
+
+    def read(text: str) -> str:
+        try:
+            return by_fold[text.casefold()]
+        except KeyError:
+            msg = f"it must be one of {', '.join(allowed)}"
+            raise ValueError(msg) from None
+
+    return read
+
+
+def port(text: str) -> int:
+    """0 stands for any free one."""
+    if not text.isdecimal() or int(text) > 65535:
+        msg = "a port is a whole number from 0 to 65535"
+        raise ValueError(msg)
+    return int(text)
+
+
+def count(text: str) -> int:
+    """A whole number above 0."""
+    if not text.isdecimal() or int(text) == 0:
+        msg = "it must be a whole number above 0"
+        raise ValueError(msg)
+    return int(text)
+
+
+def positive(text: str) -> float:
+    """A number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < 1e9:
+        msg = "it must be a number above 0"
+        raise ValueError(msg)
+    return value
+
+
+def identifier(text: str) -> str:
+    """A name that is safe in subjects, headers and SQL."""
+    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", text):
+        msg = "use 1 to 64 letters, digits, '-', '_' or '.'"
+        raise ValueError(msg)
+    return text
+
+
+def file(text: str) -> Path:
+    """A file that is there."""
+    path = Path(text)
+    if not path.is_file():
+        msg = "there is no such file"
+        raise ValueError(msg)
+    return path
