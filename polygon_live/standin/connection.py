@@ -148,7 +148,7 @@ class Connection:
     def _emit(self, event: ws.Event) -> None:
         with suppress(LocalProtocolError):  # closed already, by either side: nobody hears it
             data = self._ws.send(event)
-            if self._waiting + len(data) <= self.script.buffer_bytes:
+            if self._waiting <= self.script.buffer_bytes:
                 self._put(data)
                 return
             last_words = wire.encode([wire.Status("slow_consumer", "Client is too slow.")])

@@ -36,4 +36,4 @@ class Script:
     exchange_as_text: bool = False
     """``x`` as a string, as in the specification's example."""
     buffer_bytes: int = 4 * 2**20
-    """So much may wait for a client that reads slowly; then it is a slow consumer."""
+    """So much may wait for a client that reads slowly; who lets more wait is a slow consumer."""
