@@ -8,17 +8,17 @@ help:
     @{{ quote(just_executable()) }} --justfile {{ quote(justfile()) }} --list --unsorted
 
 # Collect: for real if a key or an address is set, else `demo`
-[no-exit-message]
+[continue("SIGHUP", "SIGINT", "SIGQUIT"), no-exit-message]
 run *ARGS:
     @command=$(python -c 'import os; from polygon_live.config import wants_demo as d; print(("run", "demo")[d(os.environ)])') && exec polygon-live $command "$@"
 
 # Everything on this machine: a simulated Polygon, the three stores, and the collector
-[no-exit-message]
+[continue("SIGHUP", "SIGINT", "SIGQUIT"), no-exit-message]
 demo *ARGS:
     @exec polygon-live demo "$@"
 
 # A simulated Polygon alone
-[no-exit-message]
+[continue("SIGHUP", "SIGINT", "SIGQUIT"), no-exit-message]
 simulate *ARGS:
     @exec polygon-live simulate "$@"
 
