@@ -1,5 +1,6 @@
 """The status server: read-only, computed from evidence at each request, with reasons in words."""
 
+import errno
 import os
 import secrets
 import socket
@@ -35,9 +36,12 @@ def listen(server: HttpServer) -> socket.socket:
         family, *_, address = socket.getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family, backlog=BACKLOG)
     except OSError as why:
+        # create_server repeats the address in its words; getaddrinfo has its own codes.
+        reason = why.strerror if isinstance(why, socket.gaierror) or not why.errno else os.strerror(why.errno)
+        another = " Is another collector running?" if why.errno == errno.EADDRINUSE else ""
         msg = (
-            f"the status server can't listen on {server.host} port {server.port}: {why.strerror or why}. "
-            f"Is another collector running? Set POLYGON_LIVE_HTTP_HOST or POLYGON_LIVE_HTTP_PORT (0 takes a free one)"
+            f"the status server can't listen on {server.host} port {server.port}: {reason}.{another} "
+            f"Set POLYGON_LIVE_HTTP_HOST or POLYGON_LIVE_HTTP_PORT (0 takes a free one)"
         )
         raise ConfigurationError(msg) from why
 
