@@ -1,8 +1,10 @@
 """``demo`` and ``simulate`` as their users run them."""
 
 import json
+import os
 import re
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -114,11 +116,68 @@ async def test_a_demo_ended_while_it_starts_leaves_nothing_running(env: dict[str
         assert "Traceback" not in running.said
 
 
+async def test_a_closed_terminal_ends_the_demo_in_order(env: dict[str, str], tmp_path: Path) -> None:
+    async with collector(env, tmp_path / "log", "demo") as running:
+        await running.until_delivered(1)
+        running.signal(signal.SIGHUP)
+        assert await running.ended() == 0
+        assert "Traceback" not in running.said
+
+
+async def test_nohup_is_heeded(env: dict[str, str], tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # inherited by what is started
+    async with collector(env, tmp_path / "log", "demo") as running:
+        signal.signal(signal.SIGHUP, before)
+        await running.until_delivered(1)
+        running.signal(signal.SIGHUP)
+        await running.until_delivered((await running.sink("nats"))["delivered"] + 20)
+        assert not running.events("stopping")
+        running.signal(signal.SIGTERM)
+        assert await running.ended() == 0
+
+
+async def test_a_data_folder_that_cannot_be_used_is_named(env: dict[str, str], tmp_path: Path) -> None:
+    env["POLYGON_LIVE_DATA_DIR"] = "/dev/null"
+    async with collector(env, tmp_path / "log", "demo") as running:
+        assert await running.ended() == 78
+        assert "the data folder /dev/null/demo can't be used: Not a directory" in running.said
+
+
+async def test_a_wrong_setting_is_told_before_any_server_is_started(env: dict[str, str], tmp_path: Path) -> None:
+    async with collector(env | {"POLYGON_LIVE_LOG_LEVEL": "loud"}, tmp_path / "log", "demo") as running:
+        assert await running.ended() == 78
+        assert "POLYGON_LIVE_LOG_LEVEL is 'loud'" in running.said
+        assert not list((tmp_path / "data").rglob("server.log"))
+
+
+async def test_ctrl_c_is_a_clean_end_through_just_too(env: dict[str, str], tmp_path: Path) -> None:
+    just = Path(sys.executable).with_name("just")
+    justfile = Path(__file__).parents[1] / "justfile"
+    log_path = tmp_path / "log"
+    with log_path.open("ab") as log:
+        process = await trio.lowlevel.open_process(
+            [just, "--justfile", justfile, "simulate", "--port", "0"],
+            env=env,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    running = Running(process, log_path, 0)
+    try:
+        await found(running, r"(SIMULATED market)")
+        os.killpg(process.pid, signal.SIGINT)  # the terminal's way
+        assert await running.ended() == 0
+        assert "error" not in running.said
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
 async def subscribed(address: str, received: list[wire.Event | wire.Undecodable], *, enough: int) -> None:
     """What a client hears, until it is so much or the other side ends it."""
     async with dial_websocket(address) as ws:
         await ws.get_message()
-        await ws.send_message(wire.authenticate("simulated"))
+        await ws.send_message(wire.authenticate("made-up-key"))
         await ws.get_message()
         await ws.send_message(wire.subscribe([pair_of(s) for s in FOURTEEN_SYMBOLS]))
         while len(received) < enough:

@@ -7,9 +7,10 @@ real socket, and the same collector as in ``run`` between them.
 import os
 import random
 import secrets
+import tempfile
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final
 
@@ -26,7 +27,7 @@ from polygon_live.daemon import Collector
 from polygon_live.embedded import Broker, EmbeddedServer, Nats, Postgres, sole_owner
 from polygon_live.engines.kafka import trim_topic
 from polygon_live.engines.nats import create_stream
-from polygon_live.errors import StoreError
+from polygon_live.errors import ConfigurationError, StoreError
 from polygon_live.standin import StandIn
 from polygon_live.standin.market import random_walk
 
@@ -52,13 +53,19 @@ def demo(ticks_per_second: float) -> None:
 async def _demo(ticks_per_second: float) -> None:
     key = secrets.token_hex(8)
     standin = StandIn(key=key)
-    folder = data_dir_from(os.environ) / "demo"
-    postgres, nats, broker = Postgres(folder / "postgres"), Nats(folder / "nats"), Broker(folder / "broker")
+    folder = _folder()
     with sole_owner(folder):
-        async with ended_by_signal(), _running(postgres, nats, broker), standin.listening() as ws_url:
+        postgres, nats, broker = Postgres(folder / "postgres"), Nats(folder / "nats"), Broker(folder / "broker")
+
+        def settings_on(ws_url: str) -> Settings:
             addresses = (key, ws_url, postgres.dsn, nats.url, broker.address)
-            settings = _settings(dict(zip(OURS, addresses, strict=True)))
+            return _settings(dict(zip(OURS, addresses, strict=True)))
+
+        async with ended_by_signal(), standin.listening() as ws_url, AsyncExitStack() as servers:
+            settings = settings_on(ws_url)  # what is wrong with the user's part is told before anything is started
             logs.configure(settings.log_level, settings.log_format, settings.secrets())
+            await servers.enter_async_context(_running(postgres, nats, broker))
+            settings = settings_on(ws_url)  # now the ports are final
             collector = Collector(settings, Operational(), sessions=always_open)
             await create_stream(settings.nats)
             click.echo(_where_to_look(collector.address, settings, folder), err=True)
@@ -67,6 +74,20 @@ async def _demo(ticks_per_second: float) -> None:
                 nursery.start_soon(_trim, settings)
                 await collector.run()
                 nursery.cancel_scope.cancel()
+
+
+def _folder() -> Path:
+    """Where the data is, made if need be. Raises ConfigurationError if it can't be used."""
+    folder = data_dir_from(os.environ) / "demo"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as why:
+        reason = os.strerror(why.errno) if why.errno else why
+        raise ConfigurationError(
+            f"the data folder {folder} can't be used: {reason}. Name another in {PREFIX}DATA_DIR"
+        ) from why
 
 
 def _where_to_look(status: str, settings: Settings, folder: Path) -> str:

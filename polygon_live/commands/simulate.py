@@ -18,7 +18,7 @@ from polygon_live.standin.faults import ENDINGS, bad_frames, odd_frames
 from polygon_live.standin.market import EXCHANGE, INSTRUMENTS, Step, random_walk, real_ticks, replay
 from polygon_live.wire import Quote
 
-KEY: Final = "simulated"
+KEY: Final = "made-up-key"
 
 
 def _now_ms() -> int:
