@@ -3,6 +3,8 @@
 set positional-arguments
 export PATH := justfile_directory() / ".venv/bin:" + env("PATH")
 
+nohup := if env("NOHUP", "") == "" { "" } else { "trap '' HUP;" }
+
 [private]
 help:
     @{{ quote(just_executable()) }} --justfile {{ quote(justfile()) }} --list --unsorted
@@ -10,17 +12,17 @@ help:
 # Collect: for real if a key or an address is set, else `demo`
 [continue("SIGHUP", "SIGINT", "SIGQUIT"), no-exit-message]
 run *ARGS:
-    @command=$(python -c 'import os; from polygon_live.config import wants_demo as d; print(("run", "demo")[d(os.environ)])') && exec polygon-live $command "$@"
+    @command=$(python -c 'import os; from polygon_live.config import wants_demo as d; print(("run", "demo")[d(os.environ)])') && {{ nohup }} exec polygon-live $command "$@"
 
 # Everything on this machine: a simulated Polygon, the three stores, and the collector
 [continue("SIGHUP", "SIGINT", "SIGQUIT"), no-exit-message]
 demo *ARGS:
-    @exec polygon-live demo "$@"
+    @{{ nohup }} exec polygon-live demo "$@"
 
 # A simulated Polygon alone
 [continue("SIGHUP", "SIGINT", "SIGQUIT"), no-exit-message]
 simulate *ARGS:
-    @exec polygon-live simulate "$@"
+    @{{ nohup }} exec polygon-live simulate "$@"
 
 # The tests; arguments go to pytest
 test *ARGS:

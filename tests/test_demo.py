@@ -150,21 +150,25 @@ async def test_a_wrong_setting_is_told_before_any_server_is_started(env: dict[st
         assert not list((tmp_path / "data").rglob("server.log"))
 
 
-async def test_ctrl_c_is_a_clean_end_through_just_too(env: dict[str, str], tmp_path: Path) -> None:
+async def test_just_changes_nothing_about_signals(env: dict[str, str], tmp_path: Path) -> None:
     just = Path(sys.executable).with_name("just")
     justfile = Path(__file__).parents[1] / "justfile"
     log_path = tmp_path / "log"
     with log_path.open("ab") as log:
         process = await trio.lowlevel.open_process(
             [just, "--justfile", justfile, "simulate", "--port", "0"],
-            env=env,
+            env=env | {"NOHUP": "yes"},  # as ops/just says it
             stdout=log,
             stderr=log,
             start_new_session=True,
         )
     running = Running(process, log_path, 0)
     try:
-        await found(running, r"(SIMULATED market)")
+        address = await found(running, r"SIMULATED market at (\S+),")
+        os.killpg(process.pid, signal.SIGHUP)
+        received: list[wire.Event | wire.Undecodable] = []
+        with trio.fail_after(60):
+            await subscribed(address, received, enough=15)
         os.killpg(process.pid, signal.SIGINT)  # the terminal's way
         assert await running.ended() == 0
         assert "error" not in running.said
