@@ -260,7 +260,7 @@ def sole_owner(folder: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.seek(0)
-            message = f"{folder} is in use by process {lock.read()}: stop that one, or name another data folder"
+            message = f"{folder} is in use by process {lock.read()}: stop that one, or set POLYGON_LIVE_DATA_DIR"
             raise ServerFailed(message) from None
         lock.truncate(0)
         lock.write(str(os.getpid()))
