@@ -32,7 +32,7 @@ from polygon_live.standin import StandIn
 from polygon_live.standin.market import random_walk
 
 ARCHIVE_KEEPS: Final = 20_000
-TRIM_SECONDS: Final = 600.0
+TRIM_AFTER: Final = 12_000
 """The demo's broker holds everything in memory and rewrites one file every second: its archive can't be kept for
 ever. A real Kafka is never trimmed."""
 OURS: Final = ("POLYGON_API_KEY", *(PREFIX + n for n in ("WS_URLS", "TIMESCALE_DSN", "NATS_URLS", "KAFKA_BROKERS")))
@@ -71,7 +71,7 @@ async def _demo(ticks_per_second: float) -> None:
             click.echo(_where_to_look(collector.address, settings, folder), err=True)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(standin.play, random_walk(ticks_per_second, _now_ms, random.Random()))
-                nursery.start_soon(_trim, settings)
+                nursery.start_soon(_trim, settings, TRIM_AFTER / ticks_per_second)
                 await collector.run()
                 nursery.cancel_scope.cancel()
 
@@ -121,13 +121,13 @@ async def _running(*servers: EmbeddedServer) -> AsyncIterator[None]:
                 await trio.to_thread.run_sync(server.stop)
 
 
-async def _trim(settings: Settings) -> None:
+async def _trim(settings: Settings, every_seconds: float) -> None:
     while True:
         try:
             await trim_topic(settings.kafka, ARCHIVE_KEEPS)
         except StoreError as why:
             log.warning("the demo's archive was not trimmed", why=str(why))
-        await trio.sleep(TRIM_SECONDS)
+        await trio.sleep(every_seconds)
 
 
 def _now_ms() -> int:
