@@ -74,8 +74,8 @@ async def listening(url: str) -> AsyncIterator[Listener]:
     listener = Listener()
     parts = urlsplit(url)
     async with (
-        trio.open_nursery() as nursery,
         await trio.open_tcp_stream(parts.hostname or "", parts.port or 4222) as stream,
+        trio.open_nursery() as nursery,  # inside: who reads is gone before the stream is closed
     ):
         await nursery.start(listener.listen, stream)
         yield listener
