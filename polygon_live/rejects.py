@@ -63,6 +63,9 @@ class RejectBook:
                     log.info("rejects wait for their table", count=len(some), why=str(why))
                     await trio.sleep(AWAY_SECONDS)
                     continue
+                except Exception:
+                    self._unkept += len(some)
+                    raise
                 some = []
             await trio.sleep(PAUSE_SECONDS)
 

@@ -68,6 +68,19 @@ async def test_while_the_table_is_away_rejects_wait_and_only_what_it_refuses_is_
     assert book.snapshot().unkept == 2
 
 
+async def test_rejects_that_a_bug_loses_are_counted(autojump_clock: MockClock) -> None:
+    book = RejectBook()
+
+    async def save(some: Sequence[Reject]) -> None:
+        await trio.lowlevel.checkpoint()
+        raise ZeroDivisionError
+
+    book.enter(reject(n) for n in range(7))
+    with pytest.raises(ZeroDivisionError):
+        await book.keep(save)
+    assert book.snapshot().unkept == 7
+
+
 @pytest.mark.parametrize("raw", ["\0" * 5, "\ud800 lone", "x" * 10_000, "plain"])
 def test_evidence_fits_anywhere(raw: str) -> None:
     kept = evidence(raw)
