@@ -3,7 +3,7 @@
 import itertools
 import random
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -15,7 +15,7 @@ from polygon_live.commands.signals import ended_by_signal
 from polygon_live.model import pair_of
 from polygon_live.standin import StandIn
 from polygon_live.standin.faults import ENDINGS, bad_frames, odd_frames
-from polygon_live.standin.market import EXCHANGE, INSTRUMENTS, Step, random_walk, real_ticks, replay
+from polygon_live.standin.market import EXCHANGE, INSTRUMENTS, random_walk, real_ticks, replay
 from polygon_live.wire import Quote
 
 KEY: Final = "made-up-key"
@@ -48,8 +48,8 @@ FAULTS: Final = sorted([*ENDINGS, *_frames()])
     "--replay",
     "file",
     type=click.Path(path_type=Path),
-    help="Send the ticks of a CSV (timestamp_ms,pair,bid,ask) once, moved in time so that the last is now; "
-    "they wait for a client that has subscribed.",
+    help="Send the ticks of a CSV (timestamp_ms,pair,bid,ask) once, moved in time so that the last is now, "
+    "as soon as a client has subscribed.",
 )
 @click.option("--fault", "faults", multiple=True, type=click.Choice(FAULTS), metavar="NAME", help="May be repeated.")
 @click.option(
@@ -63,7 +63,8 @@ def simulate(
     Point a collector at it with POLYGON_LIVE_WS_URLS and POLYGON_API_KEY.
     """
     logs.configure("info", "auto", ())
-    quotes = real_ticks(file, _now_ms()) if file else None
+    if file:
+        real_ticks(file, _now_ms())  # what is wrong with it is told at once, not when somebody subscribes
     standin = StandIn(key=key)
 
     async def serve() -> None:
@@ -71,18 +72,15 @@ def simulate(
             click.echo(f"SIMULATED market at {url}, key {key!r}. Ctrl-C ends it.", err=True)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_carry_out, standin, faults, every)
-                if quotes is None:
-                    await standin.play(random_walk(ticks_per_second, _now_ms, random.Random()))
-                else:
-                    await _play_to_somebody(standin, replay(quotes, ticks_per_second))
+                if file:
+                    await standin.subscribed()
+                    quotes = real_ticks(file, _now_ms())
+                    await standin.play(replay(quotes, ticks_per_second))
                     click.echo(f"all {len(quotes)} ticks were sent; the market is silent from now on", err=True)
+                else:
+                    await standin.play(random_walk(ticks_per_second, _now_ms, random.Random()))
 
     trio.run(serve)
-
-
-async def _play_to_somebody(standin: StandIn, market: Iterable[Step]) -> None:
-    await standin.subscribed()
-    await standin.play(market)
 
 
 async def _carry_out(standin: StandIn, faults: Sequence[str], every: float) -> None:
