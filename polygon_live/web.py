@@ -80,6 +80,10 @@ def make_app(read: Callable[[], State], token: str | None) -> QuartTrio:
     async def unknown(_error: Exception) -> Response:
         return _json({"error": f"there is no page {request.path}", "pages": list(PAGES)}, 404)
 
+    @app.errorhandler(405)
+    async def not_asked(_error: Exception) -> Response:
+        return _json({"error": f"the pages are read-only: {request.path} answers GET"}, 405)
+
     def register(path: str, view: View) -> None:
         async def answer() -> Response:
             return view(read())

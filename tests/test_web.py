@@ -73,7 +73,9 @@ async def test_every_page_of_the_index_answers_and_nothing_else_does() -> None:
             assert answer.status_code == 200, path
             assert answer.headers["x-content-type-options"] == "nosniff"
             assert "default-src 'none'" in answer.headers["content-security-policy"]
-            assert (await client.post(path)).status_code == 405
+            posted = await client.post(path)
+            assert posted.status_code == 405
+            assert posted.json() == {"error": f"the pages are read-only: {path} answers GET"}
         unknown = await client.get("/gaps/../etc")
         assert unknown.status_code == 404
         assert "/health" in unknown.json()["pages"]
