@@ -50,6 +50,7 @@ IDLE_SECONDS: Final = 30.0
 PONG_SECONDS: Final = 10.0
 QUIET_SECONDS: Final = 900.0
 """A silent connection that may be in order is made anew at most this often."""
+SAY_AGAIN_MS: Final = 60_000
 
 log = structlog.get_logger()
 
@@ -216,9 +217,13 @@ class Feed:
     def _take(self, message: str | bytes) -> None:
         self._frame_count += 1
         self._characters += len(message)
-        if not self._frames.offer(wire.Frame(message, self._wall_ms())):
-            self._dropped += 1
-            self._dropped_ms = self._wall_ms()
+        now_ms = self._wall_ms()
+        if self._frames.offer(wire.Frame(message, now_ms)):
+            return
+        if self._dropped_ms is None or now_ms - self._dropped_ms > SAY_AGAIN_MS:
+            log.error("memory for messages is full: they are dropped unjudged", dropped_before=self._dropped)
+        self._dropped += 1
+        self._dropped_ms = now_ms
 
     async def _hear(self, ws: WebSocketConnection, login: Login, message: str | bytes) -> None:
         for status in wire.statuses(message):

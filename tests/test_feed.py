@@ -384,14 +384,17 @@ async def test_a_stop_of_a_half_open_connection_takes_only_the_time_of_a_goodbye
 
 
 async def test_a_full_channel_drops_and_counts_and_the_socket_is_read_on(autojump_clock: MockClock) -> None:
-    async with feeding(judging=False, frames_max=1000) as world:
-        connection = await world.subscribed()
-        await world.stream(50)
-        snapshot = world.feed.snapshot()
-        assert snapshot.dropped_frames > 30
-        assert snapshot.frames == snapshot.dropped_frames + len(await world.frames.receive_some(10**6))
-        assert connection.open
-        assert snapshot.waiting_characters <= 1000
+    with capture_logs() as told:
+        async with feeding(judging=False, frames_max=1000) as world:
+            connection = await world.subscribed()
+            await world.stream(50)
+            snapshot = world.feed.snapshot()
+            assert snapshot.dropped_frames > 30
+            assert snapshot.frames == snapshot.dropped_frames + len(await world.frames.receive_some(10**6))
+            assert connection.open
+            assert snapshot.waiting_characters <= 1000
+    said = [entry for entry in told if "dropped unjudged" in entry["event"]]
+    assert [entry["dropped_before"] for entry in said] == [0], "once, not for each"
 
 
 BAD = {
