@@ -101,6 +101,8 @@ class NatsAccess:
 
     urls: tuple[Secret, ...]
     creds_file: Path | None = None
+    ca_file: Path | None = None
+    """The authority to trust in place of the machine's own. With it, nothing is said in the clear."""
 
 
 @attrs.frozen
@@ -167,6 +169,7 @@ def settings_from(environ: Mapping[str, str]) -> Settings:
         nats=NatsAccess(
             urls=env.nats_urls(PREFIX + "NATS_URLS", "e.g. nats://host:4222,nats://host2:4222"),
             creds_file=env.optional(PREFIX + "NATS_CREDS_FILE", values.file),
+            ca_file=env.optional(PREFIX + "NATS_CA_FILE", values.file),
         ),
         kafka=KafkaAccess(
             brokers=env.required(PREFIX + "KAFKA_BROKERS", values.brokers, "e.g. host:9092,host2:9092"),

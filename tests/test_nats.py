@@ -17,7 +17,8 @@ from polygon_live.channels import WeightedSender, open_weighted_channel
 from polygon_live.config import NatsAccess, Secret
 from polygon_live.embedded import Nats
 from polygon_live.embedded.server import program
-from polygon_live.engines.nats import NatsClient, create_stream
+from polygon_live.engines.nats import Message, NatsClient, create_stream
+from polygon_live.engines.nats.modes import in_rounds
 from polygon_live.errors import StoreMisconfigured, StoreUnavailable
 from polygon_live.model import Batch, Tick, encode
 from polygon_live.pump import Pump
@@ -238,6 +239,41 @@ async def test_a_stream_that_goes_is_an_error_and_not_silently_core(nats_server:
             await sink.write(batch(1, 10))
         await sink.open()
         assert sink.facts().about["mode"] == "core"
+        (complaint,) = sink.facts().complaints
+        assert "stream TICKS, which kept the ticks, is gone, and they are only handed to who listens" in complaint
+
+
+async def test_a_stream_that_is_made_changed_or_removed_is_noticed_while_connected(
+    nats_server: Nats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("polygon_live.engines.nats.client.ASK_AGAIN_SECONDS", 0.0)
+    window: dict[str, Any] = {"name": "TICKS", "subjects": ["ticks.>"]}
+    async with opened(nats_server.url) as sink:
+        connection = sink._client._client
+        assert (sink.facts().about["mode"], sink.facts().complaints) == ("core", ())
+        await change_stream(nats_server.url, lambda js: js.add_stream(**window, duplicate_window=120))
+        await sink.write(batch(1, 10))
+        assert (sink.facts().about["mode"], sink.facts().complaints) == ("jetstream", ())
+        assert await messages_in(nats_server.url) == 10
+        await change_stream(nats_server.url, lambda js: js.update_stream(**window, duplicate_window=5))
+        await sink.check()
+        assert "recognises repeats for 5 s only" in sink.facts().complaints[0]
+        await change_stream(nats_server.url, lambda js: js.update_stream(**window, duplicate_window=120))
+        await sink.check()
+        assert sink.facts().complaints == ()
+        await change_stream(nats_server.url, lambda js: js.delete_stream("TICKS"))
+        await sink.write(batch(11, 10))
+        assert "is gone" in sink.facts().complaints[0]
+        await create_stream(access(nats_server.url))
+        await sink.write(batch(21, 10))
+        assert sink.facts().complaints == ()
+        assert await messages_in(nats_server.url) == 10
+        assert sink._client._client is connection, "none of this costs the connection"
+
+
+def test_in_a_cluster_the_ticks_of_a_symbol_leave_one_after_the_other() -> None:
+    messages = [Message(f"ticks.{symbol}", b"", str(n), symbol) for n, symbol in enumerate("AABACBD")]
+    assert [[m.key for m in part] for part in in_rounds(messages)] == [["0", "2", "4", "6"], ["1", "5"], ["3"]]
 
 
 async def test_a_full_stream_says_so(nats_server: Nats) -> None:

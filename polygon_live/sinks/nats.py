@@ -43,6 +43,7 @@ class NatsSink:
                 f"ticks.{tick.symbol}" if tick.timestamp_ms >= live_from else f"ticks.{tick.symbol}.late",
                 payload,
                 f"{self._collector}:{tick.seq}",
+                tick.symbol,
             )
             for tick, payload in zip(batch.ticks, batch.payloads, strict=True)
         ]

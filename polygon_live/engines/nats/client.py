@@ -9,7 +9,6 @@ generation: a PONG on it follows everything that was published on it.
 """
 
 import asyncio
-import random
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Sequence
@@ -17,7 +16,6 @@ from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final, TypeVar
-from urllib.parse import urlsplit
 
 import anyio
 import trio
@@ -25,9 +23,11 @@ from anyio.from_thread import BlockingPortal
 from nats import errors
 from nats.aio.client import Client
 
-from polygon_live.config import NatsAccess, Secret
+from polygon_live.config import NatsAccess
 from polygon_live.engines.nats.errors import permission_refusals, translated
-from polygon_live.engines.nats.modes import JetStream, Message, Mode, add_stream, mode_of
+from polygon_live.engines.nats.modes import JetStream, Knowledge, Message, Mode, add_stream, mode_of
+from polygon_live.engines.nats.security import CarefulClient, checked_creds, context_of
+from polygon_live.engines.nats.servers import Server, Servers
 from polygon_live.errors import StoreError, StoreMisconfigured, StoreUnavailable
 from polygon_live.sink import StoreFacts
 
@@ -37,6 +37,8 @@ LEAST_PAYLOAD: Final = 4096
 """A tick is some 350 bytes; the servers' own default is 1 MiB."""
 CLOSE_SECONDS: Final = 1.0
 SET_UP_SECONDS: Final = 10.0
+ASK_AGAIN_SECONDS: Final = 30.0
+"""How old the knowledge of a stream may be: streams are made, changed and removed while we are connected."""
 
 T = TypeVar("T")
 
@@ -50,9 +52,16 @@ class NatsClient:
         self._connect_seconds = connect_seconds
         self._publish_seconds = publish_seconds
         self._portal: BlockingPortal | None = None
+        self._servers = Servers(access.urls)
+        self._server: Server | None = None
+        """The one that we are connected to, or tried last."""
         self._client: Client | None = None
         self._mode: Mode | None = None
-        self._server = ""
+        self._known = Knowledge()
+        self._asked = 0.0
+        """When, by the loop's clock, the mode was last looked at."""
+        self._failed: StoreError | None = None
+        """The reason that tells most, of those for which servers were given up since the last connection."""
         self._heard: list[Exception] = []
         """What the server said out of turn on this connection."""
         self.facts = StoreFacts()
@@ -61,13 +70,21 @@ class NatsClient:
         """To any of the servers; what is left of an earlier connection is dropped. Raises StoreUnavailable,
         StoreMisconfigured.
         """
-        await self._run(self._connect, seconds=self._connect_seconds, doing="connecting")
+        try:
+            await self._run(self._connect, seconds=self._connect_seconds, doing="connecting")
+        except StoreUnavailable:
+            if self._failed is not None:  # which tells more than that there was no time left for the other servers
+                raise self._failed from None
+            raise
 
     async def publish(self, messages: Sequence[Message]) -> None:
         """All of them, in order; return when the server, or the stream, has them all. Raises StoreUnavailable,
         StoreMisconfigured.
         """
-        await self._run(self._publish, messages, seconds=self._publish_seconds + SERVER_SECONDS, doing="publishing")
+        at_once = self._mode.at_once if self._mode is not None else len(messages)
+        for first in range(0, max(len(messages), 1), at_once or 1):
+            part = messages[first : first + at_once]
+            await self._run(self._publish, part, seconds=self._publish_seconds + SERVER_SECONDS, doing="publishing")
 
     async def add_stream(self, name: str) -> None:
         """Unless there is one that keeps the ticks. Raises StoreUnavailable, StoreMisconfigured."""
@@ -103,22 +120,25 @@ class NatsClient:
 
     async def _connect(self) -> None:
         await self._drop()
-        failed: StoreError | None = None
-        for url in random.sample(self._access.urls, len(self._access.urls)):
+        self._failed = None
+        for server in self._servers.in_turn():
+            self._servers.failed(server)  # so it is taken until it has answered: there may be no time left to say so
             try:
-                await self._connect_to(url)
+                await self._connect_to(server)
             except StoreError as why:
+                answers = self._client is not None and self._client.is_connected
                 await self._drop()
-                if failed is None or isinstance(why, StoreMisconfigured):  # which tells more than a server that is away
-                    failed = why
+                if self._failed is None or answers or isinstance(why, StoreMisconfigured):
+                    self._failed = why
             else:
+                self._failed = None
                 return
-        assert failed is not None  # noqa: S101  # the settings hold at least one address
-        raise failed
+        assert self._failed is not None  # noqa: S101  # the settings hold at least one address
+        raise self._failed
 
-    async def _connect_to(self, url: Secret) -> None:
-        client = self._client = Client()
-        self._server = address_of(url)
+    async def _connect_to(self, server: Server) -> None:
+        self._server = server
+        client = self._client = CarefulClient(only_tls=server.encrypted or self._access.ca_file is not None)
         heard = self._heard = []
 
         async def hear(why: Exception) -> None:
@@ -126,51 +146,79 @@ class NatsClient:
 
         try:
             await client.connect(
-                servers=[url.reveal()],
+                servers=[server.url.reveal()],
                 name=self._name,
                 error_cb=hear,
                 allow_reconnect=False,
                 max_reconnect_attempts=1,  # the library's least
                 reconnect_time_wait=0,
                 connect_timeout=SERVER_SECONDS,  # type: ignore[arg-type]  # fractions are as good
-                user_credentials=str(self._access.creds_file) if self._access.creds_file else None,
+                user_credentials=checked_creds(self._access.creds_file),
+                tls=context_of(self._access.ca_file),
+                tls_hostname=server.certified,
             )
-            mode = self._mode = await mode_of(client, self._connect_seconds)
+            mode = self._mode = await mode_of(client, SERVER_SECONDS, self._known)
+            await mode.listen()
         except Exception as why:  # noqa: BLE001  # everything is translated
             # The library hides the reason behind "no servers available", but told it before.
             reason = heard[-1] if isinstance(why, errors.NoServersError) and heard else why
-            raise translated(reason, self._server) from None
+            raise translated(reason, server.address) from None
         if client.max_payload < LEAST_PAYLOAD:
             raise StoreMisconfigured(
-                f"NATS {self._server} takes messages of at most {client.max_payload} bytes: raise its max_payload"
+                f"NATS {server.address} takes messages of at most {client.max_payload} bytes: raise its max_payload"
             )
+        self._servers.answered(server, client.discovered_servers)
+        self._note(client, server, mode)
+
+    def _note(self, client: Client, server: Server, mode: Mode) -> None:
+        """What is known now, for /state and for the next connection."""
+        self._asked = asyncio.get_running_loop().time()
+        self._known = Knowledge(asked=True, stream=mode.stream or self._known.stream)
         version = client.connected_server_version
         self.facts = StoreFacts(
             about={
-                "server": self._server,
+                "server": server.address,
                 "version": f"{version.major}.{version.minor}.{version.patch}",
-                "servers_known": len(client.servers) + len(client.discovered_servers),
+                "servers_known": ", ".join(self._servers.addresses),
                 **mode.about,
             },
             complaints=mode.complaints,
         )
 
+    async def _look_again(self, client: Client, server: Server, before: Mode) -> Mode:
+        """At the stream, and at the servers of the cluster. While nobody answers, what was found before holds."""
+        self._asked = asyncio.get_running_loop().time()
+        try:
+            mode = await mode_of(client, SERVER_SECONDS, self._known)
+        except (StoreUnavailable, errors.Error, TimeoutError):
+            return before
+        self._servers.answered(server, client.discovered_servers)
+        if (mode.about, mode.complaints) == (before.about, before.complaints):
+            mode = before
+        else:
+            await mode.listen()
+        self._mode = mode
+        self._note(client, server, mode)
+        return mode
+
     async def _publish(self, messages: Sequence[Message]) -> None:
-        client, mode = self._client, self._mode
-        if client is None or mode is None or not client.is_connected:
+        client, mode, server = self._client, self._mode, self._server
+        if client is None or mode is None or server is None or not client.is_connected:
             raise StoreUnavailable(f"the connection to NATS {self._where()} is gone")
         heard = self._heard
         heard.clear()
         failed: Exception | None = None
         try:
+            if asyncio.get_running_loop().time() - self._asked > ASK_AGAIN_SECONDS:
+                mode = await self._look_again(client, server, mode)
             await mode.publish(messages, self._publish_seconds)
         except Exception as why:  # noqa: BLE001  # everything is translated
             failed = why
         reasons = [*permission_refusals(heard), *([failed] if failed else heard)]
         if reasons or not client.is_connected:
             await self._drop()
-            ended = StoreUnavailable(f"the connection to NATS {self._server} ended while a batch was on its way")
-            raise translated(reasons[0] if reasons else ended, self._server)
+            ended = StoreUnavailable(f"the connection to NATS {server.address} ended while a batch was on its way")
+            raise translated(reasons[0] if reasons else ended, server.address)
 
     async def _add_stream(self, name: str) -> None:
         if self._client is None or isinstance(self._mode, JetStream):
@@ -178,13 +226,15 @@ class NatsClient:
         try:
             await add_stream(self._client, name)
         except errors.Error as why:
-            raise translated(why, self._server) from None
+            raise translated(why, self._where()) from None
 
     async def _drop(self) -> None:
         """Let go without a goodbye: the library's would wait for a server that takes nothing any more."""
         client, self._client, self._mode = self._client, None, None
         if client is None:
             return
+        if self._server is not None:
+            self._servers.failed(self._server)
         writer = getattr(client._transport, "_io_writer", None)  # noqa: SLF001  # it has no public way to do this
         if writer is not None:
             writer.transport.abort()
@@ -197,7 +247,7 @@ class NatsClient:
         await portal.stop(cancel_remaining=True)
 
     def _where(self) -> str:
-        return self._server or ", ".join(map(address_of, self._access.urls))
+        return self._server.address if self._server is not None else ", ".join(self._servers.addresses)
 
 
 async def create_stream(access: NatsAccess, name: str = "TICKS") -> None:
@@ -241,10 +291,3 @@ def _portal_in_a_thread() -> BlockingPortal:
     run = partial(anyio.run, serve, backend_options={"loop_factory": _Loop})
     threading.Thread(target=run, name="nats", daemon=True).start()
     return started.result()
-
-
-def address_of(url: Secret) -> str:
-    """Without user, password or token."""
-    text = url.reveal()
-    parts = urlsplit(text if "://" in text else f"nats://{text}")
-    return f"{parts.hostname}:{parts.port or 4222}"

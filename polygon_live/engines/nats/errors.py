@@ -1,6 +1,7 @@
 """What nats-py's errors mean to the collector."""
 
 import os
+import socket
 import ssl
 from collections.abc import Sequence
 from typing import Final
@@ -9,8 +10,10 @@ from nats import errors
 from nats.js.errors import APIError, NoStreamResponseError
 
 from polygon_live.engines.nats.modes import SUBJECTS
+from polygon_live.engines.nats.security import CA_VARIABLE, CREDS_VARIABLE, NoEncryption
 from polygon_live.errors import StoreError, StoreMisconfigured, StoreUnavailable
 
+URLS_VARIABLE: Final = "POLYGON_LIVE_NATS_URLS"
 STREAM_IS_FULL: Final = frozenset({10077, 10047, 10025, 10109})
 """JetStream's error codes: the store failed (full, and set to discard new messages), the account's or the server's
 resources are used up, the stream is sealed."""
@@ -25,22 +28,40 @@ def translated(why: BaseException, where: str) -> StoreError:
         case APIError():
             return _of_a_stream(why)
         case NoStreamResponseError():
-            return StoreUnavailable(f"NATS {where}: no stream answers on {SUBJECTS} any more")
+            return StoreUnavailable(
+                f"NATS {where}: no stream answers on {SUBJECTS}: it has no leader just now, or it is gone"
+            )
         case errors.MaxPayloadError():
             return StoreMisconfigured(f"NATS {where} does not take a message of a tick's size: raise max_payload")
-        case ssl.SSLError():
-            return StoreMisconfigured(f"NATS {where}: TLS failed: {why.reason}; check the certificate and the address")
-        case TimeoutError():
-            return StoreUnavailable(f"NATS {where} does not answer")
-        case OSError():
-            return StoreUnavailable(f"NATS {where} can't be reached: {os.strerror(why.errno) if why.errno else why}")
+        case NoEncryption() | OSError():
+            return _on_the_way(why, where)
         case errors.Error():
             return _said_by_the_server(why, where)
     # Whatever else the library may raise is about what it was given: its text could hold a secret.
     return StoreMisconfigured(
-        f"NATS {where} can't be used ({type(why).__name__}): check POLYGON_LIVE_NATS_URLS, and the file in "
-        "POLYGON_LIVE_NATS_CREDS_FILE"
+        f"NATS {where} can't be used ({type(why).__name__}): check {URLS_VARIABLE}, and the file in {CREDS_VARIABLE}"
     )
+
+
+def _on_the_way(why: NoEncryption | OSError, where: str) -> StoreError:
+    match why:
+        case NoEncryption():
+            return StoreMisconfigured(
+                f"NATS {where} does not do TLS, and so it is told nothing: turn TLS on there, or, if everything in "
+                f"between is trusted, write nats:// in {URLS_VARIABLE} and leave {CA_VARIABLE} out"
+            )
+        case ssl.SSLCertVerificationError():
+            return StoreMisconfigured(
+                f"NATS {where}: its certificate is refused: {why.verify_message}; name the authority that made it in "
+                f"{CA_VARIABLE}, and the server in {URLS_VARIABLE} as the certificate does"
+            )
+        case ssl.SSLError():
+            return StoreMisconfigured(f"NATS {where}: TLS failed: {why.reason}; check the certificate and the address")
+        case TimeoutError():
+            return StoreUnavailable(f"NATS {where} does not answer")
+        case socket.gaierror():
+            return StoreUnavailable(f"NATS {where} can't be found: {why.strerror}")
+    return StoreUnavailable(f"NATS {where} can't be reached: {os.strerror(why.errno) if why.errno else why}")
 
 
 def permission_refusals(heard: Sequence[Exception]) -> list[Exception]:
@@ -60,7 +81,7 @@ def _said_by_the_server(why: errors.Error, where: str) -> StoreError:
         return StoreMisconfigured(f"NATS {where} refuses: {said}; grant the user publish on {SUBJECTS}")
     if isinstance(why, errors.InvalidUserCredentialsError) or any(word in said.lower() for word in REFUSED_LOGIN):
         return StoreMisconfigured(
-            f"NATS {where} refuses the login: check user and password in POLYGON_LIVE_NATS_URLS, or the file in "
-            "POLYGON_LIVE_NATS_CREDS_FILE"
+            f"NATS {where} refuses the login: check user and password in {URLS_VARIABLE}, or the file in "
+            f"{CREDS_VARIABLE}"
         )
     return StoreUnavailable(f"NATS {where}: {said or type(why).__name__}")

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
@@ -11,20 +12,25 @@ from nats.aio.msg import Msg
 from nats.js.api import DiscardPolicy, RetentionPolicy, StreamConfig
 from nats.js.errors import APIError, NoStreamResponseError, NotFoundError, ServiceUnavailableError
 
+from polygon_live.errors import StoreUnavailable
+
 SUBJECTS: Final = "ticks.>"
 LEAST_WINDOW_SECONDS: Final = 120.0
 """Repeats come within seconds of a lost acknowledgement; two minutes is JetStream's own default."""
 NOT_ENABLED: Final = frozenset({10039, 10076})
 """JetStream's error codes for: off for this account, off on this server."""
+AT_ONCE_IN_A_CLUSTER: Final = 250
+"""Messages that share one time limit where they wait for each other: at 40 ms an answer, they take ten seconds."""
 
 
 @attrs.frozen
 class Message:
-    """One tick on its way. ``key`` is what JetStream knows a repeat by."""
+    """One tick on its way. ``key`` is what JetStream knows a repeat by; the order is kept among those of one symbol."""
 
     subject: str
     payload: bytes
     key: str
+    symbol: str
 
 
 class Mode(Protocol):
@@ -32,6 +38,13 @@ class Mode(Protocol):
 
     about: Mapping[str, str | int | float | bool | None]
     complaints: tuple[str, ...]
+    stream: str | None
+    """Which keeps the ticks."""
+    at_once: int
+    """How many messages at most are to be handed to one ``publish``."""
+
+    async def listen(self) -> None:
+        """Be ready to publish."""
 
     async def publish(self, messages: Sequence[Message], seconds: float) -> None:
         """All of them, in order, and wait for the answer for at most so many seconds; of none, for a sign of life.
@@ -47,6 +60,11 @@ class Core:
         self._client = client
         self.about: Mapping[str, str | int | float | bool | None] = {"mode": "core"}
         self.complaints = complaints
+        self.stream: str | None = None
+        self.at_once = sys.maxsize
+
+    async def listen(self) -> None:
+        """To nobody: a PONG is the library's own business."""
 
     async def publish(self, messages: Sequence[Message], seconds: float) -> None:
         """One PONG answers for all."""
@@ -60,12 +78,21 @@ class Core:
 class JetStream:
     """A stream keeps them: every tick is acknowledged, and a repeat is recognised by its key.
 
+    A stream that lives in a cluster can lose some messages and store those behind them: while its leader changes, or
+    while two servers have lost each other for a moment. Sent again, the lost ones would stand behind their successors.
+    So there a symbol's next tick leaves when the one before it is acknowledged; the symbols do not wait for each other.
+    A server alone loses all that follows too, and gets everything at once.
+
     The library's ``publish_async`` is not used: a refusal (a full stream) never reaches its futures, and it takes
-    twenty times as long.
+    twenty times as long. ``Nats-Expected-Last-Msg-Id`` would keep the order too, but with several messages on their way
+    a change of leaders makes nats-server 2.15 hang.
     """
 
-    def __init__(self, client: Client, stream: str, window_seconds: float) -> None:
+    def __init__(self, client: Client, stream: str, window_seconds: float, *, clustered: bool) -> None:
         self._client = client
+        self._clustered = clustered
+        self.stream: str | None = stream
+        self.at_once = AT_ONCE_IN_A_CLUSTER if clustered else sys.maxsize
         self._inbox = client.new_inbox()
         self._missing = 0
         self._all_answered: asyncio.Future[None] = asyncio.Future()
@@ -93,14 +120,22 @@ class JetStream:
         if not messages:
             await ping(self._client, seconds)
             return
+        try:
+            async with asyncio.timeout(seconds):
+                for part in in_rounds(messages) if self._clustered else [messages]:
+                    await self._publish_at_once(part)
+        except TimeoutError:
+            silent = f"stream {self.stream} did not acknowledge within {seconds:g} s"
+            raise StoreUnavailable(f"{silent}: it hangs, or too few of the servers that keep it are up") from None
+
+    async def _publish_at_once(self, messages: Sequence[Message]) -> None:
         self._missing = len(messages)
         answered = self._all_answered = asyncio.get_running_loop().create_future()
         publish = self._client.publish
-        async with asyncio.timeout(seconds):
-            for message in messages:
-                headers = {"Nats-Msg-Id": message.key}
-                await publish(message.subject, message.payload, reply=self._inbox, headers=headers)
-            await answered
+        for message in messages:
+            headers = {"Nats-Msg-Id": message.key}
+            await publish(message.subject, message.payload, reply=self._inbox, headers=headers)
+        await answered
 
     async def _hear(self, answer: Msg) -> None:
         if self._all_answered.done():
@@ -129,27 +164,79 @@ async def ping(client: Client, seconds: float) -> None:
     await client.flush(timeout=seconds)  # type: ignore[arg-type]  # fractions are as good
 
 
-async def mode_of(client: Client, seconds: float) -> Mode:
-    """Whether a stream captures the ticks: asked on each new connection."""
+def in_rounds(messages: Sequence[Message]) -> list[list[Message]]:
+    """Each round with at most one message of a symbol, and the messages of a symbol in order over the rounds."""
+    rounds: list[list[Message]] = []
+    behind: dict[str, int] = {}
+    for message in messages:
+        number = behind[message.symbol] = behind.get(message.symbol, -1) + 1
+        if number == len(rounds):
+            rounds.append([])
+        rounds[number].append(message)
+    return rounds
+
+
+@attrs.frozen
+class Knowledge:
+    """What earlier answers said about a stream over the ticks."""
+
+    asked: bool = False
+    stream: str | None = None
+
+
+async def mode_of(client: Client, seconds: float, known: Knowledge) -> Mode:
+    """Whether a stream captures the ticks: asked on each new connection, and again while it lasts.
+
+    No answer is not the answer "there is none": a stream that was there is waited for. Raises StoreUnavailable, and
+    what nats-py raises.
+    """
     jetstream = client.jetstream(timeout=seconds)
+    kept = f", and stream {known.stream} kept the ticks" if known.stream else ""
     try:
         name = await jetstream.find_stream_name_by_subject(SUBJECTS)
-        config = (await jetstream.stream_info(name)).config
     except NotFoundError:
-        return Core(client)
+        return Core(client, *_gone(known))
     except ServiceUnavailableError as why:
         if why.err_code is not None and why.err_code not in NOT_ENABLED:
-            raise
+            return _unanswered(client, known, "JetStream has no leader: too few of its servers are up")
+        if known.stream:
+            raise StoreUnavailable(f"JetStream is not there any more{kept}") from None
         return Core(client)
+    except TimeoutError:
+        return _unanswered(client, known, "JetStream does not answer: too few of its servers may be up")
+    leaderless = StoreUnavailable(f"stream {name} has no leader: too few of the servers that keep it are up")
+    try:
+        info = await jetstream.stream_info(name)
+    except NotFoundError:
+        return Core(client, *_gone(known))
+    except (TimeoutError, ServiceUnavailableError):
+        raise leaderless from None
+    if info.cluster is not None and not info.cluster.leader:
+        raise leaderless
+    config = info.config
     if not {SUBJECTS, ">"}.intersection(config.subjects or ()):
         return Core(
             client,
             f"stream {name} keeps only {', '.join(config.subjects or ())}, so nothing is acknowledged by it: "
             f"nats stream edit {name} --subjects '{SUBJECTS}'",
         )
-    mode = JetStream(client, name, float(config.duplicate_window or 0))
-    await mode.listen()
-    return mode
+    return JetStream(client, name, float(config.duplicate_window or 0), clustered=info.cluster is not None)
+
+
+def _gone(known: Knowledge) -> list[str]:
+    """A reason for /health until the stream is back."""
+    if known.stream is None:
+        return []
+    gone = f"stream {known.stream}, which kept the ticks, is gone, and they are only handed to who listens"
+    return [f"{gone}: make it again, or restart the collector if that is meant"]
+
+
+def _unanswered(client: Client, known: Knowledge, why: str) -> Mode:
+    """Who listens gets his ticks where none were kept before; else nothing is sent that may be lost."""
+    if known.asked and known.stream is None:
+        return Core(client, f"{why}; whether a stream keeps the ticks by now is not known")
+    unknown = "" if known.stream else ", and whether a stream keeps the ticks is not known"
+    raise StoreUnavailable(f"{why}{unknown}")
 
 
 async def add_stream(client: Client, name: str) -> None:
