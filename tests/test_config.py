@@ -61,6 +61,16 @@ def test_a_secret_file_that_fails_is_named_with_its_reason(tmp_path: Path) -> No
     assert "not text" in odd
 
 
+def test_a_private_authority_is_a_file_that_must_be_there(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").touch()
+    for name in ("POLYGON_LIVE_NATS_CA_FILE", "POLYGON_LIVE_KAFKA_CA_FILE"):
+        settings = settings_from(FULL | {name: str(tmp_path / "ca.pem")})
+        assert tmp_path / "ca.pem" in {settings.nats.ca_file, settings.kafka.ca_file}
+        (fault,) = faults(FULL | {name: str(tmp_path / "gone.pem")})
+        assert name in fault
+        assert "there is no such file" in fault
+
+
 def test_both_ways_at_once_is_a_fault_that_shows_neither(tmp_path: Path) -> None:
     (fault,) = faults(FULL | {"POLYGON_API_KEY_FILE": str(tmp_path / "key")})
     assert "leave one of them out" in fault

@@ -26,7 +26,7 @@ from polygon_live.rejects import RejectBook
 from polygon_live.sinks.nats import NatsSink
 from polygon_live.standin import market
 from tests import servers
-from tests.reading import listening
+from tests.reading import Listener, listening
 
 pytestmark = pytest.mark.engine("nats")
 NOW_MS = 1_780_401_600_000
@@ -36,6 +36,10 @@ PATIENCE_SECONDS = 60
 class Impatient(NatsSink):
     CONNECT_SECONDS = 3.0
     PUBLISH_SECONDS = 1.0
+
+
+class Doubtful(Impatient):
+    DOUBT_SECONDS = 0.5
 
 
 def access(*urls: str) -> NatsAccess:
@@ -174,9 +178,8 @@ async def test_a_connection_that_ended_is_an_error_and_open_makes_a_new_one(own_
         async with listening(server.url) as listener:
             await sink.open()
             await sink.write(batch(11, 10))
-            while len(listener.heard) < 10:  # noqa: ASYNC110
-                await trio.sleep(0.01)
-            assert [t["seq"] for _, t in listener.heard] == list(range(11, 21))
+            await until_heard(listener, 20)
+            assert [t["seq"] for _, t in listener.heard] == list(range(1, 21))
 
 
 async def test_a_server_that_hangs_costs_no_more_than_the_limit(own_nats: Callable[..., Nats]) -> None:
@@ -190,6 +193,51 @@ async def test_a_server_that_hangs_costs_no_more_than_the_limit(own_nats: Callab
         await in_thread(server.resume)
         await sink.open()
         await sink.write(batch(1, 5000))
+
+
+async def test_what_a_server_answered_for_just_before_it_died_is_handed_over_again(
+    own_nats: Callable[..., Nats],
+) -> None:
+    """It may not have passed it on to the others of its cluster."""
+    server = own_nats()
+    now_ms = NOW_MS
+    sink = Doubtful(access(server.url), "test-1", live_max_age_seconds=10, now_ms=lambda: now_ms)
+    await sink.open()
+    await sink.write(batch(1, 10))
+    await trio.sleep(Doubtful.DOUBT_SECONDS + 0.05)
+    await sink.write(batch(11, 10))
+    await sink.write(batch(21, 10))
+    await in_thread(server.kill)
+    with pytest.raises(StoreUnavailable):
+        await sink.open()
+    await in_thread(server.start)
+    async with listening(server.url) as listener:
+        await sink.open()
+        now_ms += 60_000
+        await sink.write(batch(31, 1))
+        await until_heard(listener, 21)
+        assert [tick["seq"] for _, tick in listener.heard] == list(range(11, 32))
+        await trio.sleep(Doubtful.DOUBT_SECONDS + 0.05)
+        await sink.check()
+        await sink.open()
+        await sink.write(batch(32, 1))
+        await until_heard(listener, 22)
+        assert listener.heard[-1][1]["seq"] == 32, "the server has lived on: there was no doubt left"
+        await in_thread(server.kill)
+        with pytest.raises(StoreUnavailable):
+            await sink.check()
+    await in_thread(server.start)
+    async with listening(server.url) as listener:
+        await sink.open()
+        await until_heard(listener, 1)
+        assert listener.heard[0][0] == "ticks.EURUSD.late", "it is no longer of now"
+    await sink.aclose()
+
+
+async def until_heard(listener: Listener, count: int) -> None:
+    with trio.fail_after(PATIENCE_SECONDS):
+        while len(listener.heard) < count:  # noqa: ASYNC110  # the server delivers when it likes
+            await trio.sleep(0.01)
 
 
 async def test_the_pump_brings_every_tick_through_kills_at_any_time(own_nats: Callable[..., Nats]) -> None:

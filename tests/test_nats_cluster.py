@@ -191,6 +191,8 @@ async def test_listeners_at_other_nodes_hear_every_tick_though_the_connected_nod
             known = str(work.sink.facts().about["servers_known"])
             assert sorted(known.split(", ")) == sorted(f"127.0.0.1:{node.port}" for node in three.nodes)
             await work.goes_on()
+            work.burst(5000)
+            await work.goes_on(1)
             await in_thread(used.kill)
             await work.goes_on()
             assert three.at(work.server) in others, "the settings name only the dead one"
@@ -219,11 +221,11 @@ async def test_the_stream_has_every_tick_once_in_order_though_its_leaders_step_d
     async with load(three.urls[0]) as work:
         for _ in range(2):
             leader = await leader_of(three)
-            for _ in range(3):
+            for _ in range(2):
                 work.burst(5000)
-            await work.goes_on(5000)
+            await work.goes_on(2000)
             await until_so(three.urls[0], lambda js: js._nc.request("$JS.API.STREAM.LEADER.STEPDOWN.TICKS", timeout=2))
-            await work.goes_on(10_000)
+            await work.goes_on(7000)
             assert await leader_of(three) is not leader
     assert_complete(await stored(three), work.offered)
 

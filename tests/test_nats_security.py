@@ -185,6 +185,7 @@ async def test_a_host_that_nobody_knows_is_named() -> None:
 
 def test_servers_take_turns() -> None:
     servers = Servers([Secret("tls://joe:p@n1:4222"), Secret("tls://joe:p@n2")])
+    assert servers.addresses == ["n1:4222", "n2:4222"]
     first, second = servers.in_turn()
     assert {first.address, second.address} == {"n1:4222", "n2:4222"}
     servers.failed(first)

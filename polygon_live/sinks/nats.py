@@ -1,7 +1,10 @@
 """The sink for those who need it now: subjects ``ticks.SYMBOL``, and ``ticks.SYMBOL.late`` for what is old already."""
 
+from collections import deque
 from collections.abc import Callable, Collection
 from typing import ClassVar
+
+import trio
 
 from polygon_live.config import NatsAccess
 from polygon_live.engines.nats import Message, NatsClient
@@ -10,12 +13,19 @@ from polygon_live.sink import StoreFacts, Written
 
 
 class NatsSink:
-    """Publishes each batch and waits until the server, or the stream that keeps the ticks, has all of it."""
+    """Publishes each batch and waits until the server, or the stream that keeps the ticks, has all of it.
+
+    A server that dies takes along what it has not passed on to the others of its cluster, though it answered for it. So
+    where no stream keeps the ticks, those that it answered for shortly before its last sign of life are handed over
+    once more to the next server. A stream's acknowledgement is final.
+    """
 
     name = "nats"
 
     CONNECT_SECONDS: ClassVar = 5.0
     PUBLISH_SECONDS: ClassVar = 10.0
+    DOUBT_SECONDS: ClassVar = 1.0
+    """It takes milliseconds to pass them on."""
 
     def __init__(
         self, access: NatsAccess, collector: str, *, live_max_age_seconds: float, now_ms: Callable[[], int]
@@ -30,13 +40,25 @@ class NatsSink:
             connect_seconds=self.CONNECT_SECONDS,
             publish_seconds=self.PUBLISH_SECONDS,
         )
+        self._doubtful: deque[tuple[float, Batch]] = deque()
+        """Answered for by the server, when, and within ``DOUBT_SECONDS`` of its last sign of life."""
 
     async def open(self) -> None:
         """Raises StoreUnavailable, StoreMisconfigured."""
         await self._client.connect()
+        again = [batch for _, batch in self._doubtful]
+        if again:
+            await self._publish(Batch.joined(again))
+            self._doubtful.clear()
+            self._answered(Batch.joined(again))
 
     async def write(self, batch: Batch) -> Written:
         """Raises StoreUnavailable, StoreMisconfigured."""
+        await self._publish(batch)
+        self._answered(batch)
+        return Written(len(batch))
+
+    async def _publish(self, batch: Batch) -> None:
         live_from = self._now_ms() - self._live_ms
         messages = [
             Message(
@@ -48,7 +70,14 @@ class NatsSink:
             for tick, payload in zip(batch.ticks, batch.payloads, strict=True)
         ]
         await self._client.publish(messages)
-        return Written(len(batch))
+
+    def _answered(self, batch: Batch | None = None) -> None:
+        """The server has given a sign of life, perhaps for a batch."""
+        now = trio.current_time()
+        if batch is not None and not self._client.keeps:
+            self._doubtful.append((now, batch))
+        while self._doubtful and self._doubtful[0][0] < now - self.DOUBT_SECONDS:
+            self._doubtful.popleft()
 
     async def held(self, batch: Batch) -> Collection[int]:
         """Nothing is certain: core NATS keeps nothing, and a stream removes repeats by itself."""
@@ -58,6 +87,7 @@ class NatsSink:
     async def check(self) -> None:
         """Raises StoreUnavailable, StoreMisconfigured."""
         await self._client.publish([])
+        self._answered()
 
     async def aclose(self) -> None:
         """Never waits for the server."""

@@ -66,6 +66,11 @@ class NatsClient:
         """What the server said out of turn on this connection."""
         self.facts = StoreFacts()
 
+    @property
+    def keeps(self) -> bool:
+        """Whether what is acknowledged on this connection is kept by a stream."""
+        return self._mode is not None and self._mode.stream is not None
+
     async def connect(self) -> None:
         """To any of the servers; what is left of an earlier connection is dropped. Raises StoreUnavailable,
         StoreMisconfigured.

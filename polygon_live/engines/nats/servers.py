@@ -92,7 +92,10 @@ class Servers:
         self._failed = {address: number for address, number in self._failed.items() if address in known}
 
     def _all(self) -> list[Server]:
-        return list({server.address: server for server in (*self._learnt, *self._configured)}.values())
+        known = {server.address: server for server in self._configured}
+        for server in self._learnt:
+            known.setdefault(server.address, server)
+        return list(known.values())
 
 
 def _with_scheme(url: Secret) -> str:
