@@ -68,13 +68,15 @@ async def made_stream(three: Cluster, replicas: int = NODES) -> None:
     await until_so(three.urls[0], lambda js: js.add_stream(config))
 
 
-async def leader_of(three: Cluster, at: Node | None = None) -> Node:
+async def leader_of(three: Cluster) -> Node:
+    """When the others have caught up with it."""
+
     async def leader(js: JetStreamContext) -> str | None:
         found = (await js.stream_info("TICKS")).cluster
         assert found is not None
-        return found.leader if all(replica.current for replica in found.replicas or ()) or at else None
+        return found.leader if all(replica.current for replica in found.replicas or ()) else None
 
-    name = await until_so((at or three.nodes[0]).url, leader)
+    name = await until_so(three.urls[0], leader)
     assert name is not None
     return three.named(name)
 

@@ -17,7 +17,6 @@ from polygon_live.config import NatsAccess, Secret
 from polygon_live.embedded import Nats
 from polygon_live.embedded.server import _free_port
 from polygon_live.engines.nats import NatsClient
-from polygon_live.errors import StoreError
 from tests.engines.certificates import Certificates
 from tests.servers import running
 
@@ -139,7 +138,7 @@ async def until_so(url: str, work: Callable[[JetStreamContext], Awaitable[T]]) -
     """Ask until the answer is true; a server that can't answer yet is asked again."""
     with trio.fail_after(PATIENCE_SECONDS):
         while True:
-            with contextlib.suppress(StoreError, Exception):
+            with contextlib.suppress(Exception):
                 if answer := await ask(url, work):
                     return answer
             await trio.sleep(0.05)
