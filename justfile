@@ -30,15 +30,19 @@ test *ARGS:
 
 # Style, types and the direction of imports
 lint:
-    ruff check . ops/just
-    ruff format --check . ops/just
+    ruff check . ops/just ops/healthcheck
+    ruff format --check . ops/just ops/healthcheck
     mypy
     lint-imports
 
 # Everything that CI runs
 check: lint test
 
-# Write ops/requirements.txt anew from pyproject.toml
+# The container image, by podman. Is pip told of a mirror or a certificate? `--secret id=pip.conf,src=…`, `id=ca.crt`
+image *ARGS:
+    podman build --format docker --tag "localhost/polygon-live:$(python -c 'import polygon_live as p; print(p.__version__)')" "$@" .
+
+# Write the pins anew from pyproject.toml: everything, and of that what the image needs
 pins:
     #!/usr/bin/env bash
     set -euo pipefail
@@ -48,6 +52,9 @@ pins:
     "$scratch/bin/uv" pip compile --quiet --upgrade --universal --generate-hashes --python-version 3.11 \
         --extra embedded --extra dev --custom-compile-command "ops/just pins" \
         --output-file ops/requirements.txt pyproject.toml
+    "$scratch/bin/uv" pip compile --quiet --upgrade --universal --generate-hashes --python-version 3.11 \
+        --constraint ops/requirements.txt --no-annotate --custom-compile-command "ops/just pins" \
+        --output-file ops/requirements-run.txt pyproject.toml
 
 # Remove what can be made again; .venv stays
 clean:

@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -55,13 +56,44 @@ def test_the_readme_has_the_limits_as_they_are() -> None:
     assert told == attrs.asdict(Limits())
 
 
-def test_every_pin_has_a_hash_and_none_names_a_host() -> None:
-    pins = (ROOT / "ops" / "requirements.txt").read_text()
-    lines = [line for line in pins.splitlines() if line and not line.lstrip().startswith("#")]
-    requirements = [line for line in lines if not line.startswith(" ")]
-    assert len(requirements) > 40
-    assert all(re.match(r"[A-Za-z0-9._-]+(\[[a-z,]+\])?==\S+ ", line) and line.endswith("\\") for line in requirements)
-    assert all(re.fullmatch(r"    --hash=sha256:[0-9a-f]{64}( \\)?", line) for line in lines if line.startswith(" "))
+PINS = ("requirements.txt", "requirements-run.txt")
+
+
+def pins(name: str) -> dict[str, list[str]]:
+    """Each requirement, with its version and marker, and its hashes."""
+    found: dict[str, list[str]] = {}
+    for line in (ROOT / "ops" / name).read_text().splitlines():
+        if line.startswith("    --hash="):
+            found[list(found)[-1]].append(line.strip(" \\"))
+        elif line and not line.lstrip().startswith("#"):
+            found[line.rstrip(" \\")] = []
+    return found
+
+
+@pytest.mark.parametrize("name", PINS)
+def test_every_pin_has_a_hash_and_none_names_a_host(name: str) -> None:
+    found = pins(name)
+    assert len(found) > 30
+    for requirement, hashes in found.items():
+        assert re.match(r"[A-Za-z0-9._-]+(\[[a-z,]+\])?==[^\s/]+( ; |$)", requirement)
+        assert hashes
+        assert all(re.fullmatch(r"--hash=sha256:[0-9a-f]{64}", each) for each in hashes)
+    comments = re.findall("#.*", (ROOT / "ops" / name).read_text())
+    assert not [comment for comment in comments if "//" in comment or "/home" in comment or "/root" in comment]
+
+
+def test_the_image_gets_what_was_tested_and_no_more() -> None:
+    everything, image = (pins(name) for name in PINS)
+    assert {requirement: everything.get(requirement) for requirement in image} == image
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    names = {requirement.partition("==")[0] for requirement in image}
+    assert {plain_name(requirement) for requirement in project["dependencies"]} <= names
+    others = {plain_name(requirement) for extra in project["optional-dependencies"].values() for requirement in extra}
+    assert not others & names
+
+
+def plain_name(requirement: str) -> str:
+    return re.split(r"[\[<>=;\s]", requirement)[0].lower().replace("_", "-")
 
 
 def tracked() -> list[str]:
