@@ -42,6 +42,10 @@ check: lint test
 image *ARGS:
     podman build --format docker --tag "localhost/polygon-live:$(python -c 'import polygon_live as p; print(p.__version__)')" "$@" .
 
+# Build the image and try it against real servers: needs root, podman, runc and debootstrap; some minutes
+image-test *ARGS:
+    @exec pytest tests/image.py "$@"
+
 # Write the pins anew from pyproject.toml: everything, and of that what the image needs
 pins:
     #!/usr/bin/env bash
