@@ -24,6 +24,18 @@ IMAGE: Final = f"localhost/polygon-live:{__version__}"
 UID: Final = 10001
 DATA_DIR: Final = "/var/lib/polygon-live"
 QUADLET: Final = ("/usr/libexec/podman/quadlet", "/usr/lib/podman/quadlet")
+QUADLET_KEYS: Final = """
+AddCapability AddDevice AddHost Annotation AutoUpdate CgroupsMode ContainerName ContainersConfModule DNS
+DNSOption DNSSearch DropCapability Entrypoint Environment EnvironmentFile EnvironmentHost Exec ExposeHostPort
+GIDMap GlobalArgs Group GroupAdd HealthCmd HealthInterval HealthLogDestination HealthMaxLogCount
+HealthMaxLogSize HealthOnFailure HealthRetries HealthStartPeriod HealthStartupCmd HealthStartupInterval
+HealthStartupRetries HealthStartupSuccess HealthStartupTimeout HealthTimeout HostName IP IP6 Image Label
+LogDriver LogOpt Mask Mount Network NetworkAlias NoNewPrivileges Notify PidsLimit Pod PodmanArgs PublishPort
+Pull ReadOnly ReadOnlyTmpfs Rootfs RunInit SeccompProfile Secret SecurityLabelDisable SecurityLabelFileType
+SecurityLabelLevel SecurityLabelNested SecurityLabelType ShmSize StartWithPod StopSignal StopTimeout SubGIDMap
+SubUIDMap Sysctl Timezone Tmpfs UIDMap Ulimit Unmask User UserNS Volume WorkingDir
+"""
+"""What podman 5.4 knows in [Container]: it refuses a file with any other."""
 
 Unit = Mapping[str, Sequence[tuple[str, str]]]
 
@@ -319,6 +331,13 @@ def test_quadlet_locks_the_collector_up_and_kills_it_when_it_hangs() -> None:
         assert secret.endswith(f",uid={UID},gid={UID},mode=0400")
     service = unit("polygon-live.container")["Service"]
     assert float(one(service, "TimeoutStopSec")) > float(container["StopTimeout"])
+
+
+def test_quadlet_knows_every_key() -> None:
+    container = unit("polygon-live.container")
+    assert set(container) == {"Unit", "Container", "Service", "Install"}
+    assert {key for key, _ in container["Container"]} <= set(QUADLET_KEYS.split())
+    assert unit("polygon-live.volume") == {"Volume": [("VolumeName", "polygon-live")]}
 
 
 def test_quadlet_itself_reads_it() -> None:
