@@ -7,6 +7,7 @@ from typing import Any
 from kafka.admin import KafkaAdminClient
 
 from polygon_live.config import KafkaAccess
+from polygon_live.engines.kafka.connections import connected
 
 REQUEST_MS = 5000
 """One request's answer; the producer sends again, under the same number, until the batch's own limit."""
@@ -32,9 +33,11 @@ def settings_of(access: KafkaAccess, *, name: str) -> dict[str, Any]:
 
 
 @contextmanager
-def administration(access: KafkaAccess, *, name: str) -> Iterator[KafkaAdminClient]:
+def administration(
+    access: KafkaAccess, *, name: str, kind: type[KafkaAdminClient] = KafkaAdminClient
+) -> Iterator[KafkaAdminClient]:
     """An admin client for a moment. Blocks; raises kafka.errors.KafkaError."""
-    admin = KafkaAdminClient(**settings_of(access, name=name))
+    admin = connected(kind, settings_of(access, name=name))
     try:
         yield admin
     finally:

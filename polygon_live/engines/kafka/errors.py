@@ -15,7 +15,30 @@ LOGIN: Final = (
 )
 
 
-def translated(why: BaseException, where: str) -> StoreError:
+UNSYNCED: Final = (errors.NotEnoughReplicasError, errors.NotEnoughReplicasAfterAppendError)
+
+
+class CertificateRefused(errors.KafkaConnectionError):  # type: ignore[misc]
+    """We don't trust the broker's certificate."""
+
+
+class NotUnderstood(errors.KafkaConnectionError):  # type: ignore[misc]
+    """The other end speaks something else: TLS or not, Kafka or not."""
+
+
+VERDICTS: Final = (*LOGIN, CertificateRefused, NotUnderstood)
+"""What a broker has let us know: more than that it can't be reached just now."""
+
+
+def reason(objection: type[errors.KafkaError] | None) -> str:
+    """A broker's objection in words, behind a colon; nothing if there was none."""
+    if objection is None:
+        return ""
+    words = "too few replicas are in sync" if issubclass(objection, UNSYNCED) else "the brokers' last word"
+    return f": {words} ({objection.__name__})"
+
+
+def translated(why: BaseException, where: str) -> StoreError:  # noqa: C901, PLR0911  # a table
     """``where`` names the brokers."""
     said = _short(why)
     match why:
@@ -33,8 +56,19 @@ def translated(why: BaseException, where: str) -> StoreError:
                 f"Kafka {where} refuses ({said}): grant the user create, describe, describe configs, read and write on "
                 "the topic, and idempotent write on the cluster"
             )
-        case errors.NotEnoughReplicasError() | errors.NotEnoughReplicasAfterAppendError():
+        case errors.KafkaError() if isinstance(why, UNSYNCED):
             return StoreUnavailable(f"Kafka {where} has too few replicas in sync to promise anything: {said}")
+        case CertificateRefused():
+            return StoreMisconfigured(
+                f"Kafka {where} shows a certificate that is not trusted ({said}): POLYGON_LIVE_KAFKA_CA_FILE must "
+                "name the certificate of the authority that signed it, and POLYGON_LIVE_KAFKA_BROKERS the hosts as it "
+                "names them"
+            )
+        case NotUnderstood():
+            return StoreUnavailable(
+                f"Kafka {where} is not understood ({said}): if that stays so, POLYGON_LIVE_KAFKA_SECURITY_PROTOCOL is "
+                "not what this port speaks"
+            )
         case errors.KafkaConfigurationError() | errors.UnsupportedVersionError():
             return StoreMisconfigured(f"Kafka {where} can't be used: {said}")
         case errors.KafkaTimeoutError() | errors.RequestTimedOutError() | TimeoutError():
@@ -48,5 +82,5 @@ def translated(why: BaseException, where: str) -> StoreError:
 def _short(why: BaseException) -> str:
     """The library quotes whole requests and responses: the error's name and its first words are enough."""
     name = type(why).__name__
-    said = str(why)
+    said = str(why).removeprefix(f"{name}: ")
     return name if not said or said.startswith("Request '") else f"{name}: {said[:200]}"

@@ -21,9 +21,12 @@ FOR_EVER: Final[Mapping[str, str]] = {
     "cleanup.policy": "delete",
     "retention.ms": "-1",
     "retention.bytes": "-1",
+    "message.timestamp.type": "CreateTime",
     "unclean.leader.election.enable": "false",
 }
-"""What makes the topic an archive: nothing in it expires, is compacted, or is lost to a replica that lags."""
+"""What makes the topic an archive: nothing in it expires, is compacted, gets the broker's time for its own, or is lost
+to a replica that lags.
+"""
 UNKNOWN_TOPIC: Final = 3
 DEFAULT_MOST_BYTES: Final = 1_048_588
 """The brokers' own default of ``max.message.bytes``."""
@@ -62,10 +65,16 @@ def set_up(admin: KafkaAdminClient, topic: str) -> tuple[StoreFacts, int]:
         f"{name} is {config.get(name)}, not {value}" for name, value in wanted.items() if config.get(name) != value
     ]
     complaints = (
-        (f"{topic} is not the archive it should be: {'; '.join(wrong)}: kafka-configs --alter",) if wrong else ()
+        [f"{topic} is not the archive it should be: {'; '.join(wrong)}: kafka-configs --alter"] if wrong else []
     )
-    about |= {"verified": not wrong, "min_insync_replicas": config.get("min.insync.replicas")}
-    return StoreFacts(about, complaints), int(config.get("max.message.bytes", DEFAULT_MOST_BYTES))
+    brokers = len(admin._manager.cluster.brokers())  # noqa: SLF001  # describe_cluster knows no brokers before 3.7
+    if copies < min(MOST_COPIES, brokers):
+        complaints.append(
+            f"{topic} has {copies} of the {min(MOST_COPIES, brokers)} copies that {brokers} brokers could hold: "
+            "kafka-reassign-partitions"
+        )
+    about |= {"verified": not complaints, "min_insync_replicas": config.get("min.insync.replicas")}
+    return StoreFacts(about, tuple(complaints)), int(config.get("max.message.bytes", DEFAULT_MOST_BYTES))
 
 
 def ends(admin: KafkaAdminClient, topic: str) -> dict[int, int]:
