@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 import pytest
 
@@ -18,12 +18,21 @@ from polygon_live.embedded.server import LOCK_NAME, is_held
 
 S = TypeVar("S", bound=EmbeddedServer)
 
+
+class Startable(Protocol):
+    """A server, or several."""
+
+    def start(self) -> None: ...
+
+
+R = TypeVar("R", bound=Startable)
+
 SESSION_VARIABLE: Final = "TEST_SESSION"
 SESSION: Final = os.environ.setdefault(SESSION_VARIABLE, uuid.uuid4().hex)
 """Every process that the tests start inherits it, and is found by it."""
 
 
-def running(server: S) -> S:
+def running(server: R) -> R:
     """The server, started. Without its package: a skip on a laptop, a failure where CI is set."""
     try:
         server.start()

@@ -8,6 +8,8 @@ from polygon_live.errors import RowsRefused, StoreError, StoreMisconfigured, Sto
 
 REFUSALS: Final = (errors.MessageSizeTooLargeError, errors.InvalidRecordError, errors.InvalidTimestampError)
 """Of a record, whatever is done about the rest."""
+IN_BAD_COMPANY: Final = "part of a batch which had one more more invalid records"
+"""What the library makes of a record refused by name, and of its neighbours."""
 LOGIN: Final = (
     errors.SaslAuthenticationFailedError,
     errors.UnsupportedSaslMechanismError,
@@ -44,7 +46,7 @@ def translated(why: BaseException, where: str) -> StoreError:  # noqa: C901, PLR
     match why:
         case StoreError():
             return why
-        case errors.KafkaError() if isinstance(why, REFUSALS):
+        case errors.KafkaError() if isinstance(why, REFUSALS) or IN_BAD_COMPANY in said:
             return RowsRefused(f"Kafka {where}: {said}")
         case errors.KafkaError() if isinstance(why, LOGIN):
             return StoreMisconfigured(
@@ -60,7 +62,7 @@ def translated(why: BaseException, where: str) -> StoreError:  # noqa: C901, PLR
             return StoreUnavailable(f"Kafka {where} has too few replicas in sync to promise anything: {said}")
         case CertificateRefused():
             return StoreMisconfigured(
-                f"Kafka {where} shows a certificate that is not trusted ({said}): POLYGON_LIVE_KAFKA_CA_FILE must "
+                f"Kafka {where} shows a certificate that is not trusted ({why}): POLYGON_LIVE_KAFKA_CA_FILE must "
                 "name the certificate of the authority that signed it, and POLYGON_LIVE_KAFKA_BROKERS the hosts as it "
                 "names them"
             )

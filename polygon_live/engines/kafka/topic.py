@@ -1,7 +1,8 @@
 """The archive's topic: made if it is not there, verified whoever made it."""
 
-from collections.abc import Mapping
-from typing import Any, Final
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeVar
 
 import trio
 from kafka import TopicPartition, errors
@@ -11,7 +12,7 @@ from kafka.admin import OffsetSpec as Offsets
 from polygon_live.config import KafkaAccess
 from polygon_live.engines.kafka.access import administration, where
 from polygon_live.engines.kafka.errors import translated
-from polygon_live.errors import StoreMisconfigured, StoreUnavailable
+from polygon_live.errors import StoreMisconfigured
 from polygon_live.sink import StoreFacts
 
 TOPIC: Final = "tick_archive"
@@ -32,6 +33,17 @@ DEFAULT_MOST_BYTES: Final = 1_048_588
 """The brokers' own default of ``max.message.bytes``."""
 
 
+NOT_YET: Final = (
+    errors.UnknownTopicOrPartitionError,
+    errors.LeaderNotAvailableError,
+    errors.NotLeaderForPartitionError,
+)
+"""What a broker says that has not heard of a new topic."""
+NOT_YET_SECONDS: Final = 3.0
+
+T = TypeVar("T")
+
+
 def set_up(admin: KafkaAdminClient, topic: str) -> tuple[StoreFacts, int]:
     """Make the topic unless it is there, and look at what is there then: also how many bytes it takes in one request.
     Safe to be done by two at once.
@@ -41,9 +53,7 @@ def set_up(admin: KafkaAdminClient, topic: str) -> tuple[StoreFacts, int]:
     found = _describe(admin, topic)
     if found is None:
         _create(admin, topic)
-        found = _describe(admin, topic)
-    if found is None:
-        raise StoreUnavailable(f"Kafka has made {topic} and does not show it yet")
+        found = _once_known(lambda: _known(admin, topic))
     copies = min(len(partition["replica_nodes"]) for partition in found["partitions"])
     about: dict[str, str | int | float | bool | None] = {
         "topic": topic,
@@ -131,13 +141,32 @@ def _describe(admin: KafkaAdminClient, topic: str) -> Any:
     return found
 
 
+def _once_known(ask: Callable[[], T]) -> T:
+    """Each question may go to another broker, and the news of a new topic reaches them one after the other."""
+    deadline = time.monotonic() + NOT_YET_SECONDS
+    while True:
+        try:
+            return ask()
+        except NOT_YET:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+
+
+def _known(admin: KafkaAdminClient, topic: str) -> Any:
+    if (found := _describe(admin, topic)) is None:
+        raise errors.UnknownTopicOrPartitionError(topic)
+    return found
+
+
 def _config(admin: KafkaAdminClient, topic: str) -> dict[str, str]:
     resource = ConfigResource(ConfigResourceType.TOPIC, topic)
-    answer = admin.describe_configs([resource], config_filter="all")
+    answer = _once_known(lambda: admin.describe_configs([resource], config_filter="all"))
     return {name: entry["value"] for name, entry in answer["topic"][topic].items()}
 
 
 def _offsets(admin: KafkaAdminClient, topic: str, spec: Any) -> dict[int, int]:
-    partitions = [TopicPartition(topic, p["partition_index"]) for p in _describe(admin, topic)["partitions"]]
-    answer = admin.list_partition_offsets(dict.fromkeys(partitions, spec))
+    found = _once_known(lambda: _known(admin, topic))
+    partitions = [TopicPartition(topic, partition["partition_index"]) for partition in found["partitions"]]
+    answer = _once_known(lambda: admin.list_partition_offsets(dict.fromkeys(partitions, spec)))
     return {partition.partition: answer[partition].offset for partition in partitions}
