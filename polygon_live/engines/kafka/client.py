@@ -210,9 +210,8 @@ class KafkaClient:
         if refusal and (self._unclear or self._acknowledged):
             self._apart = True
             raise AlreadyHeld(f"some of these ticks may be in {self._topic}, another is refused: {refusal}")
-        if failures:
-            raise failures[0]
-        raise translated(errors.KafkaTimeoutError(f"no answer for {count} ticks"), where(self._access))
+        late = translated(errors.KafkaTimeoutError(f"no answer for {count} ticks"), where(self._access))
+        raise refusal or next(iter(failures), late)
 
     def _held(self) -> set[int]:
         self._settle(self._append_seconds)

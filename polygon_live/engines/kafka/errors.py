@@ -8,15 +8,11 @@ from polygon_live.errors import RowsRefused, StoreError, StoreMisconfigured, Sto
 
 REFUSALS: Final = (errors.MessageSizeTooLargeError, errors.InvalidRecordError, errors.InvalidTimestampError)
 """Of a record, whatever is done about the rest."""
-IN_BAD_COMPANY: Final = "part of a batch which had one more more invalid records"
-"""What the library makes of a record refused by name, and of its neighbours."""
 LOGIN: Final = (
     errors.SaslAuthenticationFailedError,
     errors.UnsupportedSaslMechanismError,
     errors.IllegalSaslStateError,
 )
-
-
 UNSYNCED: Final = (errors.NotEnoughReplicasError, errors.NotEnoughReplicasAfterAppendError)
 
 
@@ -33,10 +29,10 @@ VERDICTS: Final = (*LOGIN, CertificateRefused, NotUnderstood)
 
 
 def reason(objection: type[errors.KafkaError] | None) -> str:
-    """A broker's objection in words, behind a colon; nothing if there was none."""
+    """What stood in the way last, for the end of a sentence; nothing if that is not known."""
     if objection is None:
         return ""
-    words = "too few replicas are in sync" if issubclass(objection, UNSYNCED) else "the brokers' last word"
+    words = "too few replicas are in sync" if issubclass(objection, UNSYNCED) else "the last try ended"
     return f": {words} ({objection.__name__})"
 
 
@@ -46,7 +42,7 @@ def translated(why: BaseException, where: str) -> StoreError:  # noqa: C901, PLR
     match why:
         case StoreError():
             return why
-        case errors.KafkaError() if isinstance(why, REFUSALS) or IN_BAD_COMPANY in said:
+        case errors.KafkaError() if isinstance(why, REFUSALS):
             return RowsRefused(f"Kafka {where}: {said}")
         case errors.KafkaError() if isinstance(why, LOGIN):
             return StoreMisconfigured(

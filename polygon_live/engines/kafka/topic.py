@@ -33,13 +33,15 @@ DEFAULT_MOST_BYTES: Final = 1_048_588
 """The brokers' own default of ``max.message.bytes``."""
 
 
-NOT_YET: Final = (
+ASK_ANOTHER: Final = (
     errors.UnknownTopicOrPartitionError,
     errors.LeaderNotAvailableError,
     errors.NotLeaderForPartitionError,
+    errors.KafkaConnectionError,
+    errors.NodeNotReadyError,
 )
-"""What a broker says that has not heard of a new topic."""
-NOT_YET_SECONDS: Final = 3.0
+"""Each question may go to another broker: one that has not heard of a new topic yet, or one that has just died."""
+PATIENCE_SECONDS: Final = 3.0
 
 T = TypeVar("T")
 
@@ -53,7 +55,7 @@ def set_up(admin: KafkaAdminClient, topic: str) -> tuple[StoreFacts, int]:
     found = _describe(admin, topic)
     if found is None:
         _create(admin, topic)
-        found = _once_known(lambda: _known(admin, topic))
+        found = _patiently(lambda: _known(admin, topic))
     copies = min(len(partition["replica_nodes"]) for partition in found["partitions"])
     about: dict[str, str | int | float | bool | None] = {
         "topic": topic,
@@ -133,7 +135,7 @@ def _create(admin: KafkaAdminClient, topic: str) -> None:
 
 
 def _describe(admin: KafkaAdminClient, topic: str) -> Any:
-    (found,) = admin.describe_topics([topic])
+    (found,) = _patiently(lambda: admin.describe_topics([topic]))
     if found["error_code"] == UNKNOWN_TOPIC:
         return None
     if found["error_code"]:
@@ -141,13 +143,12 @@ def _describe(admin: KafkaAdminClient, topic: str) -> Any:
     return found
 
 
-def _once_known(ask: Callable[[], T]) -> T:
-    """Each question may go to another broker, and the news of a new topic reaches them one after the other."""
-    deadline = time.monotonic() + NOT_YET_SECONDS
+def _patiently(ask: Callable[[], T]) -> T:
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
         try:
             return ask()
-        except NOT_YET:
+        except ASK_ANOTHER:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.1)
@@ -161,12 +162,12 @@ def _known(admin: KafkaAdminClient, topic: str) -> Any:
 
 def _config(admin: KafkaAdminClient, topic: str) -> dict[str, str]:
     resource = ConfigResource(ConfigResourceType.TOPIC, topic)
-    answer = _once_known(lambda: admin.describe_configs([resource], config_filter="all"))
+    answer = _patiently(lambda: admin.describe_configs([resource], config_filter="all"))
     return {name: entry["value"] for name, entry in answer["topic"][topic].items()}
 
 
 def _offsets(admin: KafkaAdminClient, topic: str, spec: Any) -> dict[int, int]:
-    found = _once_known(lambda: _known(admin, topic))
+    found = _patiently(lambda: _known(admin, topic))
     partitions = [TopicPartition(topic, partition["partition_index"]) for partition in found["partitions"]]
-    answer = _once_known(lambda: admin.list_partition_offsets(dict.fromkeys(partitions, spec)))
+    answer = _patiently(lambda: admin.list_partition_offsets(dict.fromkeys(partitions, spec)))
     return {partition.partition: answer[partition].offset for partition in partitions}
