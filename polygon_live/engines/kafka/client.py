@@ -6,7 +6,9 @@ Rules of this file's state:
   abandons the thread, which is a daemon and ends by itself within the library's own limits.
 - A chunk of records is on its way until each of its futures is settled, and nothing is sent beside it: the idempotent
   producer sends it again by itself, under the same sequence numbers, until the broker has it exactly once. That holds
-  over lost connections, slow brokers and elections, as long as the producer lives.
+  over lost connections, slow brokers and elections, as long as the producer lives. One exception is Kafka's own: a
+  broker that is killed forgets the numbers of records whose time is more than ``producer.id.expiration.ms`` (a day)
+  back, so a tick as old as that, taken and not acknowledged at that very moment, is there twice.
 - A producer is given up when one of its futures has failed, or after ``GIVE_UP_SECONDS``. What the brokers hold is then
   read back from behind the last offsets that were acknowledged, up to the very end of the leaders' logs and until
   nothing of ours is added any more, before anything is sent again. A request that the broker took from a connection
