@@ -20,6 +20,7 @@ from polygon_live.config import KafkaAccess
 from polygon_live.embedded import Broker
 from polygon_live.engines.kafka import TOPIC, client, trim_topic
 from polygon_live.engines.kafka.access import administration
+from polygon_live.engines.kafka.topic import FOR_EVER
 from polygon_live.errors import RowsRefused, StoreMisconfigured, StoreUnavailable
 from polygon_live.model import Batch, Tick, encode
 from polygon_live.pump import Pump
@@ -343,7 +344,7 @@ async def test_a_topic_deleted_while_a_batch_is_on_its_way_is_no_end(broker: Bro
     def delete_and_make() -> None:
         with administration(access(broker.address), name="test") as admin:
             admin.delete_topics([TOPIC])
-        make_topic(broker.address)  # with fewer partitions
+        make_topic(broker.address, **FOR_EVER)  # with fewer partitions
 
     whole = batch(1001, 100)
     left, _right = whole.halves()
