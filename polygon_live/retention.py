@@ -68,10 +68,13 @@ class Retention:
         self._last, self._last_ms = found, now_ms
         self._dropped += len(found.kept.dropped)
         if found.kept.dropped:
-            log.info("old partitions dropped", partitions=found.kept.dropped)
+            log.info("old ticks dropped", what=found.kept.called, names=found.kept.dropped)
         if found.kept.overdue:
             overdue = ", ".join(found.kept.overdue)
             self._fault(f"{overdue} can't be dropped while somebody holds the table in an open transaction: {_WHO}")
+            return self.AGAIN_SECONDS
+        if found.kept.wrong:
+            self._fault(found.kept.wrong)
             return self.AGAIN_SECONDS
         self._wrong = None
         self._verified_ms = now_ms
@@ -97,17 +100,20 @@ class Retention:
             return f"verified {since}: {self._wrong}"
         kept = self._last.kept
         oldest = f"from {kept.oldest:%Y-%m-%d %H:%M} UTC" if kept.oldest else "without a beginning"
-        return f"verified {since}: {kept.count} partitions, the oldest {oldest}, none that is past {_HOURS}"
+        note = f"; {kept.note}" if kept.note else ""
+        return f"verified {since}: {kept.count} {kept.called}, the oldest {oldest}, none that is past {_HOURS}{note}"
 
     def _about(self) -> Mapping[str, str | int | float | bool | None]:
-        found = self._last
+        times = {"last_run_ms": self._last_ms, "next_run_ms": self._next_ms, "verified_ms": self._verified_ms}
+        if self._last is None:
+            return times
+        kept = self._last.kept
         return {
-            "last_run_ms": self._last_ms,
-            "next_run_ms": self._next_ms,
-            "verified_ms": self._verified_ms,
-            "partitions": found.kept.count if found else None,
-            "partitions_over_an_hour": found.kept.long if found else None,
-            "oldest": found.kept.oldest.isoformat() if found and found.kept.oldest else None,
+            **times,
+            kept.called: kept.count,
+            f"{kept.called}_over_an_hour": kept.long,
+            "oldest": kept.oldest.isoformat() if kept.oldest else None,
             "dropped": self._dropped,
-            "database_clock_ahead_seconds": found.ahead.total_seconds() if found else None,
+            "database_clock_ahead_seconds": self._last.ahead.total_seconds(),
+            **kept.about,
         }

@@ -10,7 +10,10 @@ import pytest
 from psycopg import sql
 
 from polygon_live.embedded import Broker, Nats, Postgres
-from tests import servers
+from tests import hypertables, servers
+from tests.engines.timescale import Timescale
+
+collect_ignore = [] if "server" in hypertables.places("timescale") else ["test_hypertable_server.py"]
 
 
 def _cluster(folder: Path) -> Postgres:
@@ -44,6 +47,51 @@ def database(postgres: Postgres) -> Iterator[str]:
             yield postgres.dsn_of(name)
         finally:
             admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+def _apache(folder: Path) -> Timescale:
+    return Timescale(folder, edition="apache")
+
+
+@pytest.fixture(scope="session")
+def timescale(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Timescale]:
+    """One TimescaleDB, community edition, for all tests: never to be stopped. Use ``hyper_database``."""
+    with servers.servers(Timescale, tmp_path_factory.mktemp("timescale")) as make:
+        yield make()
+
+
+@pytest.fixture(scope="session")
+def apache_timescale(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Timescale]:
+    """One TimescaleDB, Apache edition, for all tests: never to be stopped. Use ``apache_database``."""
+    with servers.servers(_apache, tmp_path_factory.mktemp("timescale")) as make:
+        yield make()
+
+
+@pytest.fixture(params=hypertables.places("timescale"))
+def hyper_database(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The address of a database with nothing but TimescaleDB's community edition in it."""
+    if request.param == "wasm":
+        yield hypertables.emptied(request.getfixturevalue("timescale"))
+    else:
+        with hypertables.new_database(f"test_{next(_numbers)}") as dsn:
+            yield dsn
+
+
+@pytest.fixture(params=hypertables.places("apache"))
+def apache_database(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The same with the Apache edition."""
+    if request.param == "wasm":
+        yield hypertables.emptied(request.getfixturevalue("apache_timescale"))
+    else:
+        with hypertables.new_database(f"test_{next(_numbers)}") as dsn:
+            yield dsn
+
+
+@pytest.fixture
+def own_timescale(tmp_path: Path) -> Iterator[Callable[..., Timescale]]:
+    """Call it for a TimescaleDB whose database has not got the extension yet (4 s each)."""
+    with servers.servers(Timescale, tmp_path) as make:
+        yield make
 
 
 @pytest.fixture

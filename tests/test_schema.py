@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from polygon_live.config import Secret
 from polygon_live.engines.postgres import connection as engine
 from polygon_live.engines.postgres import set_up
-from polygon_live.engines.postgres.partitions import HOUR, uncovered
+from polygon_live.engines.postgres.partitions import NativePartitions, uncovered
+from polygon_live.engines.postgres.storage import HOUR
 from polygon_live.errors import StoreMisconfigured, StoreUnavailable
 from polygon_live.model import Batch, Tick
 from polygon_live.sinks.timescale import TimescaleSink
@@ -451,7 +452,7 @@ async def test_partitions_of_any_bounds_are_read_and_completed(database: str) ->
     )
     await written(database, a_batch(1))
     with psycopg.connect(database, options="-c TimeZone=UTC -c DateStyle=ISO") as connection:
-        found = set_up(connection, NOW).storage.partitions(connection)
+        found = NativePartitions(set_up(connection, NOW).table).partitions(connection)
     assert [p.end for p in found[:-1]] == [p.start for p in found[1:]], "no gap and no overlap"
     assert {"market_ticks_20231114_22", "market_ticks_20231114_224000"} < {p.table.name for p in found}
     assert found[-1].table.name == "far"

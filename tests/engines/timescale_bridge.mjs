@@ -77,6 +77,7 @@ class Backend {
     const settings = [`timescaledb.license = '${license}'`, 'timescaledb.max_background_workers = 0'];
     fs.appendFileSync('cluster/postgresql.conf', `\n${settings.join('\n')}\n`);
     backend.database.mod._ProcessConfigFile(PGC_SIGHUP);
+    await backend.database.exec('set enable_seqscan = on'); // as on a server; PGlite turns it off
     return backend;
   }
 

@@ -15,7 +15,7 @@ from psycopg import sql
 
 from polygon_live.engines.postgres.columns import COLUMNS, TIME, Column, writer_of
 from polygon_live.engines.postgres.connection import Connection
-from polygon_live.engines.postgres.partitions import NativePartitions, TableName
+from polygon_live.engines.postgres.storage import Storage, TableName
 from polygon_live.errors import StoreMisconfigured
 
 log = structlog.get_logger()
@@ -65,7 +65,7 @@ class FoundIndex:
     """None stands for an expression."""
 
 
-def adopt(connection: Connection, table: TableName, storage: NativePartitions) -> Mapping[str, FoundColumn]:
+def adopt(connection: Connection, table: TableName, storage: Storage) -> Mapping[str, FoundColumn]:
     """Give the table the columns that it lacks; all its columns then, by name.
 
     Raises StoreMisconfigured that names everything in the way, psycopg.Error.

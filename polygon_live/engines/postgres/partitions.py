@@ -14,7 +14,7 @@ A partition is one UTC hour, named by it (``market_ticks_20250131_07``). They ar
 
 import re
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from itertools import count
 from typing import ClassVar, Final
 
@@ -23,33 +23,14 @@ import psycopg
 from psycopg import sql
 
 from polygon_live.engines.postgres.connection import Connection
+from polygon_live.engines.postgres.extension import Extension
+from polygon_live.engines.postgres.storage import DROP_LOCK_TIMEOUT, HOUR, SET_UP_LOCK, About, Kept, TableName
 
-HOUR: Final = timedelta(hours=1)
-SET_UP_LOCK: Final = int.from_bytes(b"polygonl", "big")
-"""The advisory lock that whoever sets up or changes the table holds until the end of his transaction."""
 _AT_ONCE: Final = 24
 """Partitions made in one transaction: each takes six entries in the server's lock table, which may be a small one."""
 _BEGINNING: Final = datetime.min.replace(tzinfo=UTC)
 _END: Final = datetime.max.replace(tzinfo=UTC)
 _BOUNDS: Final = re.compile(r"FOR VALUES FROM \((.*)\) TO \((.*)\)")
-
-
-@attrs.frozen
-class TableName:
-    """A table that exists."""
-
-    oid: int
-    schema: str
-    name: str
-
-    @property
-    def quoted(self) -> sql.Identifier:
-        """For use in a statement."""
-        return sql.Identifier(self.schema, self.name)
-
-    def __str__(self) -> str:
-        """For people."""
-        return f"{self.schema}.{self.name}"
 
 
 @attrs.frozen
@@ -62,25 +43,20 @@ class Partition:
 
 
 @attrs.frozen
-class Kept:
-    """What there is after old ticks were dropped."""
-
-    dropped: tuple[str, ...]
-    overdue: tuple[str, ...]
-    """Partitions that should be gone and are not, because somebody is using the table."""
-    count: int
-    long: int
-    """Partitions of more than an hour, made by others: they keep their first ticks for longer than three days."""
-    oldest: datetime | None
-    """Where the first partition begins; None if there is none, or it has no beginning."""
-
-
-@attrs.frozen
 class NativePartitions:
-    """The way of keeping ticks on a PostgreSQL without TimescaleDB."""
+    """The way of keeping ticks on a PostgreSQL without TimescaleDB, or in a table that was made without it."""
 
     edition: ClassVar = "PostgreSQL, native partitions"
     table: TableName
+    timescaledb: Extension | None = None
+    """The one that is in the database all the same."""
+    without: str = "not used: this table is natively partitioned"
+    """Why TimescaleDB does not keep the table."""
+
+    def about(self, connection: Connection) -> About:
+        """What of TimescaleDB."""
+        del connection
+        return {"timescaledb": self.without}
 
     def faults(self, connection: Connection) -> list[str]:
         """Why the table can't be kept in this way; empty if it can."""
@@ -92,8 +68,7 @@ class NativePartitions:
             where c.oid = %s"""
         for kind, strategy, keys, key, default in connection.execute(asked, [self.table.oid]):
             if kind != "p":
-                fault = "is not partitioned, so old ticks could not be dropped: rename it, let polygon-live make a "
-                return [f"{self.table} {fault}partitioned one, and move the rows that are still needed into it"]
+                return [f"{self.table} is not partitioned, so old ticks could not be dropped: {self._mend()}"]
             if (strategy, keys, key) != ("r", 1, "time"):
                 return [f"{self.table} is not partitioned by range of the column time alone: make it so, or rename it"]
             if default is not None and default != "-":
@@ -101,6 +76,13 @@ class NativePartitions:
                 mend = f"alter table {self.table} detach partition {default}"
                 return [f"{self.table} has the default partition {default}: {fault}: {mend}"]
         return []
+
+    def _mend(self) -> str:
+        """Not done unasked: it moves every row while nobody can read or write, for as long as that takes."""
+        if self.timescaledb is None:
+            return "rename it, let polygon-live make a partitioned one, and move the rows that are still needed into it"
+        call = f"{self.timescaledb.schema}.create_hypertable('{self.table}', 'time', chunk_time_interval => interval"
+        return f"make it a hypertable (select {call} '1 hour', migrate_data => true)), or rename it"
 
     def partitions(self, connection: Connection) -> list[Partition]:
         """All of them, in the order of time."""
@@ -146,13 +128,14 @@ class NativePartitions:
         for partition in _before(edge, self.partitions(connection)):
             try:
                 with connection.transaction():
-                    connection.execute("set local lock_timeout = '250ms'")
+                    connection.execute("select set_config('lock_timeout', %s, true)", [DROP_LOCK_TIMEOUT])
                     connection.execute(sql.SQL("drop table if exists {}").format(partition.table.quoted))
             except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
                 break  # the next one would need the same lock
             dropped.append(partition.table.name)
         left = self.partitions(connection)
         return Kept(
+            called="partitions",
             dropped=tuple(dropped),
             overdue=tuple(p.table.name for p in _before(edge, left)),
             count=len(left),

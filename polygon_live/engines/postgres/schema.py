@@ -14,17 +14,17 @@ import psycopg
 import structlog
 from psycopg import sql
 
-from polygon_live.engines.postgres import adoption
+from polygon_live.engines.postgres import adoption, extension
 from polygon_live.engines.postgres.columns import COLUMNS
 from polygon_live.engines.postgres.connection import Connection, whereabouts
-from polygon_live.engines.postgres.partitions import SET_UP_LOCK, NativePartitions, TableName
+from polygon_live.engines.postgres.hypertable import Hypertable, is_hypertable
+from polygon_live.engines.postgres.partitions import NativePartitions
+from polygon_live.engines.postgres.storage import KEPT, SET_UP_LOCK, About, Storage, TableName
 from polygon_live.errors import StoreMisconfigured
 
 log = structlog.get_logger()
 
 VERSION: Final = 1
-KEPT: Final = timedelta(hours=72)
-"""Three days. What is older is not taken any more, and is dropped as soon as its whole partition is older."""
 AHEAD: Final = timedelta(hours=24)
 """Partitions are there so long before they are needed: so long may the retention fail and no tick is refused."""
 
@@ -51,10 +51,10 @@ class Layout:
     """The database as found or made."""
 
     table: TableName
-    storage: NativePartitions
+    storage: Storage
     types: Mapping[str, str]
     """The columns of ours that can be written, each with its type's name as ``columns.writer_of`` takes it."""
-    about: Mapping[str, str | int | float | bool | None]
+    about: About
     complaints: tuple[str, ...]
 
 
@@ -70,9 +70,8 @@ def set_up(connection: Connection, now: datetime) -> Layout:
         known = _version(connection)
         table = _find(connection)
         made = table is None
-        if table is None:
-            table = _make(connection)
-        storage = _storage(connection, table)
+        storage = _storage(connection, table) if table else _make(connection)
+        table = storage.table
         columns = adoption.adopt(connection, table, storage)
         if made or known is None:
             _add_indexes(connection, table)
@@ -91,6 +90,7 @@ def set_up(connection: Connection, now: datetime) -> Layout:
         about={
             **whereabouts(connection),
             "edition": storage.edition,
+            **storage.about(connection),
             "table": str(table),
             "columns": f"adopted: {', '.join(differences)}" if differences else "as polygon-live makes them",
             "unique_index": keyed,
@@ -132,23 +132,34 @@ def _find(connection: Connection) -> TableName | None:
     return TableName(*row) if row else None
 
 
-def _make(connection: Connection) -> TableName:
+def _make(connection: Connection) -> Storage:
+    """The table, as a hypertable where TimescaleDB is or can be had."""
+    timescaledb = extension.installed(connection)
+    without = extension.add(connection) if timescaledb is None else None
+    timescaledb = timescaledb or extension.installed(connection)
     columns = ", ".join(adoption.declared(c) + ("" if c.nullable else " not null") for c in COLUMNS)
-    connection.execute(f"create table {_TICKS} ({columns}) partition by range (time)")
+    connection.execute(f"create table {_TICKS} ({columns}) {'' if timescaledb else 'partition by range (time)'}")
     table = _find(connection)
     assert table is not None  # noqa: S101  # made a line above, in the first schema of the search_path
-    log.info("table made", table=str(table))
-    return table
+    log.info("table made", table=str(table), timescaledb=timescaledb.edition if timescaledb else without)
+    if timescaledb is None:
+        return NativePartitions(table, without=f"not used: {without}")
+    hypertable = Hypertable(table, timescaledb)
+    hypertable.make(connection)
+    return hypertable
 
 
-def _storage(connection: Connection, table: TableName) -> NativePartitions:
-    """In which way this table keeps its three days: decided here, once for each connection."""
-    if _exists(connection, "timescaledb_information.hypertables"):
-        asked = "select from timescaledb_information.hypertables where (hypertable_schema, hypertable_name) = (%s, %s)"
-        if connection.execute(asked, [table.schema, table.name]).rowcount:
-            message = f"{table} is a TimescaleDB hypertable, which this version can't keep yet: name another database"
-            raise StoreMisconfigured(message)
-    return NativePartitions(table)
+def _storage(connection: Connection, table: TableName) -> Storage:
+    """In which way this table keeps its three days: decided here, once for each connection.
+
+    A table that is natively partitioned stays so when TimescaleDB comes to its database later, for that works as well.
+    """
+    timescaledb = extension.installed(connection)
+    if timescaledb is None:
+        return NativePartitions(table, without="not used: not in this database")
+    if is_hypertable(connection, table):
+        return Hypertable(table, timescaledb)
+    return NativePartitions(table, timescaledb)
 
 
 def _add_indexes(connection: Connection, table: TableName) -> None:

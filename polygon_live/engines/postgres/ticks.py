@@ -9,7 +9,8 @@ from psycopg import sql
 
 from polygon_live.engines.postgres.columns import COLUMNS, writer_of
 from polygon_live.engines.postgres.connection import Connection
-from polygon_live.engines.postgres.schema import KEPT, Layout, instant
+from polygon_live.engines.postgres.schema import Layout, instant
+from polygon_live.engines.postgres.storage import KEPT
 from polygon_live.errors import AlreadyHeld, RowsRefused, StoreMisconfigured
 from polygon_live.model import Tick
 from polygon_live.sink import Written

@@ -5,9 +5,9 @@ from datetime import datetime, timedelta
 import attrs
 
 from polygon_live.engines.postgres.connection import Connection
-from polygon_live.engines.postgres.partitions import Kept
 from polygon_live.engines.postgres.rejects import expire_rejects
-from polygon_live.engines.postgres.schema import KEPT, set_up
+from polygon_live.engines.postgres.schema import set_up
+from polygon_live.engines.postgres.storage import KEPT, Kept
 
 
 @attrs.frozen
