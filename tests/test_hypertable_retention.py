@@ -4,6 +4,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import trio
 from structlog.testing import capture_logs
 
 from polygon_live.embedded import Postgres
@@ -85,20 +86,22 @@ async def test_a_policy_that_keeps_longer_is_left_and_told(hyper_database: str) 
     assert len(in_database(hyper_database)) == 1441, "what somebody wants to keep is not destroyed"
     mend = retention.snapshot().detail.partition("to have three days: ")[2]
     do(hyper_database, mend)
-    await retention.once()
+    with trio.fail_after(60):
+        while await retention.once() == Retention.AGAIN_SECONDS:
+            pass  # where there are background workers, the policy is at it this very moment
     assert retention.snapshot().verified
     assert min(row["time"] for row in in_database(hyper_database)) > datetime.now(tz=UTC) - timedelta(hours=96)
 
 
-async def test_a_policy_that_never_runs_is_noticed_by_what_is_left(hyper_database: str) -> None:
-    retention = a_retention(hyper_database)
+async def test_a_policy_that_never_runs_is_noticed_by_what_is_left(timescale: Timescale) -> None:
+    dsn = emptied(timescale)
+    retention = a_retention(dsn)
     await retention.once()
-    do(hyper_database, "select alter_job(job_id, next_start => 'infinity') from timescaledb_information.jobs")
     clock = Clock(wall_ms() - 30 * HOUR_MS)
-    async with opened(hyper_database, clock) as sink:
+    async with opened(dsn, clock) as sink:
         await sink.write(as_batch(a_tick(1, clock.ms - 50 * HOUR_MS), a_tick(2, clock.ms)))
     await retention.once()
-    assert seqs_in(hyper_database) == [2]
+    assert seqs_in(dsn) == [2]
     after = retention.snapshot()
     assert after.verified
     assert after.about["dropped"] == 1

@@ -41,6 +41,7 @@ PATIENCE_SECONDS = 60.0
 NOW_THE_POLICIES = """
     select alter_job(job_id, next_start => now()) from timescaledb_information.jobs
     where hypertable_name = 'market_ticks'"""
+NEVER_THE_POLICIES = NOW_THE_POLICIES.replace("now()", "'infinity'")
 _numbers = count()
 
 
@@ -74,6 +75,7 @@ async def test_background_workers_keep_the_three_days(database_on_server: str) -
     dsn = database_on_server
     await a_retention(dsn).once()
     assert do(dsn, JOBS) == [COMPRESSION, RETENTION]
+    do(dsn, NEVER_THE_POLICIES)
     now = await five_days_of_ticks(dsn)
     assert len(seqs_in(dsn)) == 240
     do(dsn, NOW_THE_POLICIES)
@@ -100,7 +102,7 @@ async def test_a_chunk_that_somebody_reads_is_overdue_and_dropped_afterwards(dat
     dsn = database_on_server
     retention = a_retention(dsn)
     await retention.once()
-    do(dsn, "select alter_job(job_id, next_start => 'infinity') from timescaledb_information.jobs")
+    do(dsn, NEVER_THE_POLICIES)
     now = await five_days_of_ticks(dsn)
     with psycopg.connect(dsn) as notebook:
         notebook.execute("select count(*) from market_ticks")
