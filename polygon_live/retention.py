@@ -65,6 +65,8 @@ class Retention:
         except StoreError as why:
             self._fault(str(why))
             return self.AGAIN_SECONDS
+        if found.kept.note and (self._last is None or found.kept.note != self._last.kept.note):
+            log.info("how ticks expire", note=found.kept.note)
         self._last, self._last_ms = found, now_ms
         self._dropped += len(found.kept.dropped)
         if found.kept.dropped:

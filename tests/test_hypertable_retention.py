@@ -105,7 +105,7 @@ async def test_a_policy_that_never_runs_is_noticed_by_what_is_left(timescale: Ti
     after = retention.snapshot()
     assert after.verified
     assert after.about["dropped"] == 1
-    assert "dropped by the collector: the retention policy (job" in after.detail
+    assert "what is past is dropped by the collector: the retention policy (job" in after.detail
     assert "has not run yet; if it never does: are there background workers" in after.detail
 
 
@@ -119,7 +119,9 @@ async def test_without_policies_the_collector_drops(apache_database: str) -> Non
     await retention.once()
     assert seqs_in(apache_database) == [2]
     assert retention.snapshot().verified
-    assert retention.snapshot().detail.endswith("dropped by the collector: this edition has no policies")
+    assert retention.snapshot().detail.endswith(
+        "; what is past is dropped by the collector: this edition has no policies"
+    )
     assert do(apache_database, JOBS) == []
 
 

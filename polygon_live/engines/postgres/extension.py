@@ -13,8 +13,8 @@ from psycopg import sql
 
 from polygon_live.engines.postgres.connection import Connection
 
-OLDEST: Final = (2, 11)
-"""From here on ticks can be written into compressed chunks whatever unique index there is."""
+OLDEST: Final = (2, 16)
+"""From here on COPY finds doubles in compressed chunks, and without unpacking what is no double."""
 
 
 @attrs.frozen

@@ -8,9 +8,7 @@ which an adopted table may have, go when the whole of their range is past.
   policy is there and never runs. A chunk that is past and still there when the policy has had its time is dropped by
   us, and that is said.
 - Chunks older than a day are compressed where the edition can do that. A day, because so far back stores are caught up
-  with after an outage. Later ticks are taken by compressed chunks too, and doubles are refused there as elsewhere: for
-  that the rows of the same instants are unpacked. The limit on how many is for interactive statements; a batch of late
-  ticks would be refused by it for ever, so it is lifted for our connections.
+  with after an outage. Compressed chunks take later ticks too, and refuse doubles as all others do.
 """
 
 from collections.abc import Iterable
@@ -32,7 +30,6 @@ log = structlog.get_logger()
 GRACE: Final = timedelta(minutes=20)
 """So long after a chunk is past the policy, which runs every quarter of an hour, may leave it. We look at the half
 hours: at the full hour it is the policy's, at the half hour it is 72 h 30 min old at its end and ours."""
-_LIMIT: Final = "timescaledb.max_tuples_decompressed_per_dml_transaction"
 
 
 @attrs.frozen
@@ -84,11 +81,6 @@ class Hypertable:
     def cover(self, connection: Connection, first: datetime, last: datetime) -> None:
         """New chunks will hold an hour, and be compressed later: the ticks make them themselves."""
         del first, last
-        connection.execute(
-            "select set_config(name, '0', false) from (values (%s)) as v(name) "
-            "where current_setting(name, true) is not null",
-            [_LIMIT],
-        )
         with connection.transaction():
             connection.execute("select pg_advisory_xact_lock(%s)", [SET_UP_LOCK])
             connection.execute("set local lock_timeout = '3s'")
@@ -137,18 +129,18 @@ class Hypertable:
             return self._look(connection, policy, wrong=policy.keeps_longer(self.table))
         limit = edge - GRACE if policy and policy.runs else edge
         dropped = self._drop(connection, limit)
-        note: str | None
-        if problem:
-            note = f"dropped by the collector: {problem}"
-        elif policy is None:
-            note = "dropped by the collector: this edition has no policies"
-        elif not policy.runs:
-            note = f"dropped by the collector: {policy.silence}"
-        elif dropped:
-            note = f"dropped by the collector: {policy.name} ran and left {', '.join(dropped)}"
-        else:
-            note = policy.failure
+        note = policy.failure if policy else None
+        if why := problem or self._our_part(policy, dropped):
+            note = f"what is past is dropped by the collector: {why}"
         return self._look(connection, policy, limit, dropped, note, policy.too_early(edge) if policy else None)
+
+    def _our_part(self, policy: RetentionPolicy | None, dropped: tuple[str, ...]) -> str | None:
+        """Why we drop; None where the policy does it."""
+        if policy is None:
+            return "this edition has no policies"
+        if not policy.runs:
+            return policy.silence
+        return f"{policy.name} ran and left {', '.join(dropped)}" if dropped else None
 
     def _look(
         self,
