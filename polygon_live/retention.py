@@ -1,8 +1,9 @@
 """The watcher of the three days: makes partitions ahead, drops what is older, and looks whether that is so.
 
 It runs at the start and then at every half and full hour of the clock, a moment after: a partition's hour is over at
-the full hour, so what is left is then at most 73 hours old. Each run has a connection of its own, for a moment, and
-never the writer's; it does the whole set-up again, so that a table that was dropped, or a partition, is there again.
+the full hour, so what is left is then at most 73 hours old; half an hour more where a policy has the first turn. Each
+run has a connection of its own, for a moment, and never the writer's; it does the whole set-up again, so that a table
+that was dropped, or a partition, is there again.
 """
 
 from collections.abc import Callable, Mapping, Sequence
