@@ -24,9 +24,13 @@ demo *ARGS:
 simulate *ARGS:
     @{{ nohup }} exec polygon-live simulate "$@"
 
-# The tests; arguments go to pytest
+# The tests, the quick ones first; arguments go to pytest (`-m "not engine and not fetched"` is the quick ones)
 test *ARGS:
     @exec pytest "$@"
+
+# Fetch the engines that no Python package carries; the tests do it too, when they come to them
+engines:
+    @exec python -m tests.engines
 
 # Style, types and the direction of imports
 lint:

@@ -16,6 +16,11 @@ from tests.engines.timescale import Timescale
 collect_ignore = [] if "server" in hypertables.places("timescale") else ["test_hypertable_server.py"]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The quick ones first: what is wrong is seen soon."""
+    items.sort(key=lambda item: [item.get_closest_marker(name) is not None for name in ("fetched", "engine")])
+
+
 def _cluster(folder: Path) -> Postgres:
     return Postgres(folder, fsync=False)
 

@@ -36,7 +36,7 @@ from polygon_live.standin import market
 from tests import servers
 from tests.engines.kafka import Cluster, Kafka, Lock, cluster
 
-pytestmark = pytest.mark.engine("kafka")
+pytestmark = pytest.mark.fetched
 NOW_MS = int(time.time() * 1000)
 """The real time: a broker that is killed forgets whose records it took if they are more than a day old."""
 PATIENCE_SECONDS = 90

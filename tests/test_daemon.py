@@ -3,7 +3,6 @@
 import json
 import signal
 import time
-from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from itertools import count, islice
@@ -16,15 +15,16 @@ import pytest
 import trio
 
 from polygon_live.embedded import Broker, EmbeddedServer, Nats, Postgres
-from polygon_live.model import FOURTEEN_SYMBOLS, canonical_symbol, pair_of
+from polygon_live.model import FOURTEEN_SYMBOLS, pair_of
 from polygon_live.standin import Script, StandIn
 from polygon_live.standin.faults import bad_frames
 from polygon_live.standin.market import real_ticks, replay
 from polygon_live.wire import Quote
 from tests import reading
 from tests.collecting import KEY, Running, collector, environment, until
+from tests.comparing import archive_agrees, messages_agree, table_agrees, ticks_of
 
-pytestmark = pytest.mark.engine("all")
+pytestmark = pytest.mark.engine
 STORES = ("timescale", "nats", "kafka")
 
 
@@ -134,63 +134,11 @@ async def test_real_ticks_arrive_complete_in_order_and_exact_in_all_three_stores
         await until(lambda: len(listener.heard) >= len(quotes))
         rows, records = await in_thread(place.rows), await in_thread(place.records)
 
-    first = rows[0]["seq"]
-    expected = [
-        {
-            "symbol": canonical_symbol(q.p),
-            "bid": q.b,
-            "ask": q.a,
-            "mid": round((q.b + q.a) / 2, 9),
-            "spread": round(q.a - q.b, 9),
-            "timestamp_ms": q.t,
-            "timestamp": q.t,
-            "exchange": 48,
-            "source": "polygon_websocket",
-            "event_type": "quote",
-            "seq": first + n,
-        }
-        for n, q in enumerate(quotes)
-    ]
-    assert len(rows) == len(records) == len(listener.heard) == len(quotes)
-
-    # The database, row by row.
-    for row, tick in zip(rows, expected, strict=True):
-        assert {name: row[name] for name in tick if name != "timestamp"} == {
-            name: value for name, value in tick.items() if name != "timestamp"
-        }
-        assert round(row["time"].timestamp() * 1000) == tick["timestamp_ms"]
-        assert (row["collector"], row["tenant_id"], row["late"], row["suspect"]) == (
-            "polygon-live-1",
-            "system",
-            False,
-            False,
-        )
-        assert round(row["ingested_at"].timestamp() * 1000) == row["received_ms"]
-
-    # NATS, message by message, in the order in which they were sent.
-    received = {row["seq"]: row["received_ms"] for row in rows}
-    for (subject, tick_heard), tick in zip(listener.heard, expected, strict=True):
-        assert tick_heard == tick | {"received_ms": received[tick["seq"]]}
-        assert subject in {f"ticks.{tick['symbol']}", f"ticks.{tick['symbol']}.late"}
-        assert subject.endswith(".late") == (tick["timestamp_ms"] < received[tick["seq"]] - 10_000) or (
-            received[tick["seq"]] - tick["timestamp_ms"] > 9_000  # it grew old on the way
-        )
-
-    # Kafka: one partition a symbol, in order; the same bytes as on NATS.
-    heard = {tick_heard["seq"]: tick_heard for _, tick_heard in listener.heard}
-    by_symbol: dict[str, list[int]] = defaultdict(list)
-    partitions: dict[str, set[int]] = defaultdict(set)
-    for record in records:
-        tick = json.loads(record.value)
-        assert tick == heard[tick["seq"]]
-        assert record.key == tick["symbol"].encode()
-        assert record.timestamp == tick["timestamp_ms"]
-        assert dict(record.headers) == {"collector": b"polygon-live-1", "seq": str(tick["seq"]).encode()}
-        by_symbol[tick["symbol"]].append(tick["seq"])
-        partitions[tick["symbol"]].add(record.partition)
-    assert all(found == sorted(found) for found in by_symbol.values())
-    assert all(len(found) == 1 for found in partitions.values())
-    assert seqs(records) == [tick["seq"] for tick in expected]
+    ticks = ticks_of(quotes, rows[0]["seq"])
+    table_agrees(rows, ticks)
+    messages_agree(listener.heard, ticks, rows)
+    assert [tick["seq"] for _, tick in listener.heard] == [tick["seq"] for tick in ticks]
+    archive_agrees(records, ticks, rows)
 
 
 @pytest.fixture

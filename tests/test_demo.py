@@ -18,7 +18,7 @@ from polygon_live.model import FOURTEEN_SYMBOLS, pair_of
 from tests import reading
 from tests.collecting import Running, collector, until
 
-pytestmark = pytest.mark.engine("all")
+pytestmark = pytest.mark.engine
 
 EXAMPLE_4 = """
 -- Check recent ticks

@@ -25,6 +25,8 @@ from polygon_live.embedded import Broker, EmbeddedServer, Nats, NotInstalled, Po
 from polygon_live.embedded import postgres as postgres_module
 from tests import servers
 
+pytestmark = pytest.mark.engine
+
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 
 

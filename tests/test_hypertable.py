@@ -35,6 +35,8 @@ from tests.hypertables import (
 from tests.reading import in_database
 from tests.test_timescale import as_row, from_csv
 
+pytestmark = pytest.mark.fetched
+
 
 async def set_up(dsn: str) -> dict[str, object]:
     """Open and close; what there is to say of it."""

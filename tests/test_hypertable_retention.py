@@ -32,6 +32,8 @@ from tests.hypertables import (
 )
 from tests.reading import in_database
 
+pytestmark = pytest.mark.fetched
+
 
 async def test_the_policy_is_made_and_what_it_does_is_verified(hyper_database: str) -> None:
     retention = a_retention(hyper_database)

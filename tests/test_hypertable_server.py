@@ -34,6 +34,8 @@ from tests.hypertables import (
     wall_ms,
 )
 
+pytestmark = pytest.mark.fetched
+
 if SERVER is None:
     pytest.skip("POLYGON_LIVE_TEST_TIMESCALE_DSN names no server", allow_module_level=True)
 

@@ -30,7 +30,7 @@ from polygon_live.standin import market
 from tests import servers
 from tests.reading import in_archive
 
-pytestmark = pytest.mark.engine("kafka")
+pytestmark = pytest.mark.engine
 NOW_MS = 1_780_401_600_000
 PATIENCE_SECONDS = 90
 SYMBOLS = ("EURUSD", "XAUUSD", "GBPUSD", "USDJPY", "AUDUSD")

@@ -28,7 +28,7 @@ from polygon_live.standin import market
 from tests import servers
 from tests.reading import Listener, listening
 
-pytestmark = pytest.mark.engine("nats")
+pytestmark = pytest.mark.engine
 NOW_MS = 1_780_401_600_000
 PATIENCE_SECONDS = 60
 

@@ -1,6 +1,5 @@
 """The NATS sink against three nodes: whatever happens to them, listeners hear every tick and the stream has it once."""
 
-import json
 import random
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -10,7 +9,6 @@ from typing import Any
 import pytest
 import trio
 from nats.js import JetStreamContext
-from nats.js.api import StorageType, StreamConfig
 
 from polygon_live.channels import open_weighted_channel
 from polygon_live.config import NatsAccess, Secret
@@ -19,10 +17,10 @@ from polygon_live.model import Batch, Tick, encode
 from polygon_live.pump import Pump
 from polygon_live.rejects import RejectBook
 from polygon_live.sinks.nats import NatsSink
-from tests.engines.nats import NODES, PATIENCE_SECONDS, Cluster, Node, ask, cluster, until_so
+from tests.engines.nats import PATIENCE_SECONDS, Cluster, Node, cluster, in_stream, made_stream, until_so
 from tests.reading import Listener, listening
 
-pytestmark = pytest.mark.engine("nats")
+pytestmark = pytest.mark.engine
 NOW_MS = 1_780_401_600_000
 SYMBOLS = ("EURUSD", "XAUUSD", "GBPUSD", "USDJPY", "AUDUSD")
 
@@ -56,18 +54,6 @@ async def in_thread(work: Callable[[], Any]) -> Any:
     return await trio.to_thread.run_sync(work)
 
 
-async def made_stream(three: Cluster, replicas: int = NODES) -> None:
-    """Kept on disk by so many nodes."""
-    config = StreamConfig(
-        name="TICKS",
-        subjects=["ticks.>"],
-        num_replicas=replicas,
-        storage=StorageType.FILE,
-        duplicate_window=120,
-    )
-    await until_so(three.urls[0], lambda js: js.add_stream(config))
-
-
 async def leader_of(three: Cluster) -> Node:
     """When the others have caught up with it."""
 
@@ -83,13 +69,7 @@ async def leader_of(three: Cluster) -> Node:
 
 async def stored(three: Cluster) -> list[int]:
     """Every ``seq`` in the stream, in its order."""
-
-    async def read(js: JetStreamContext) -> list[int]:
-        count = (await js.stream_info("TICKS")).state.messages
-        reader = await js.subscribe("ticks.>", ordered_consumer=True)
-        return [json.loads((await reader.next_msg(timeout=5)).data)["seq"] for _ in range(count)]
-
-    return await ask(three.urls[0], read)
+    return [tick["seq"] for _subject, tick in await in_stream(three.urls[0])]
 
 
 def batch(first: int, count: int) -> Batch:

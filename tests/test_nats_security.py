@@ -21,7 +21,7 @@ from tests.engines.certificates import Certificates
 from tests.engines.nats import PATIENCE_SECONDS, Node, cluster, encrypted, logins, node
 from tests.test_nats import NOW_MS, Impatient, batch, in_thread
 
-pytestmark = pytest.mark.engine("nats")
+pytestmark = pytest.mark.engine
 LOGIN = "authorization { user: joe, password: sesame-77 }"
 
 

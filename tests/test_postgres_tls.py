@@ -13,6 +13,8 @@ from tests.engines.postgres import TlsPostgres
 from tests.servers import running
 from tests.test_timescale import a_batch, a_sink, opened
 
+pytestmark = pytest.mark.fetched
+
 PASSWORD = "open-sesame-77"
 
 

@@ -17,6 +17,8 @@ from polygon_live.model import RAW_LIMIT, Batch, Reject, Tick
 from polygon_live.retention import Retention
 from polygon_live.sinks.timescale import TimescaleSink
 
+pytestmark = pytest.mark.engine
+
 HOUR_MS = 3_600_000
 START_MS = 1_700_000_000_000 // HOUR_MS * HOUR_MS
 """A full hour: 2023-11-14 22:00 UTC."""

@@ -22,6 +22,8 @@ from polygon_live.model import Batch, Tick
 from polygon_live.sinks.timescale import TimescaleSink
 from tests.reading import in_database
 
+pytestmark = pytest.mark.engine
+
 NOW = datetime(2023, 11, 14, 22, 15, 23, 456000, tzinfo=UTC)
 NOW_MS = 1_700_000_123_456
 

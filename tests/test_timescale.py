@@ -30,6 +30,8 @@ from polygon_live.sinks.timescale import TimescaleSink
 from tests.reading import in_database
 from tests.servers import servers
 
+pytestmark = pytest.mark.engine
+
 PATIENCE_SECONDS = 90.0
 NOW_MS = 1_700_000_123_456
 """The collector's clock in tests that need no other: 22:15:23 UTC."""

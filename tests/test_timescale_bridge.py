@@ -13,6 +13,8 @@ import pytest
 from tests.engines.timescale import Timescale
 from tests.hypertables import emptied
 
+pytestmark = pytest.mark.fetched
+
 
 @pytest.fixture
 def dsn(timescale: Timescale) -> str:

