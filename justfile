@@ -26,7 +26,7 @@ simulate *ARGS:
 
 # The tests, the quick ones first; arguments go to pytest (`-m "not engine and not fetched"` is the quick ones)
 test *ARGS:
-    @exec pytest "$@"
+    @exec pytest --numprocesses auto --maxprocesses 4 --dist loadfile "$@"
 
 # Fetch the engines that no Python package carries; the tests do it too, when they come to them
 engines:

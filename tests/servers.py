@@ -28,8 +28,9 @@ class Startable(Protocol):
 R = TypeVar("R", bound=Startable)
 
 SESSION_VARIABLE: Final = "TEST_SESSION"
-SESSION: Final = os.environ.setdefault(SESSION_VARIABLE, uuid.uuid4().hex)
-"""Every process that the tests start inherits it, and is found by it."""
+SESSION: Final = uuid.uuid4().hex
+"""Every process that the tests start inherits it, and is found by it. Each of pytest's own processes has another."""
+os.environ[SESSION_VARIABLE] = SESSION
 
 
 def running(server: R) -> R:
