@@ -26,6 +26,7 @@ from polygon_live.rejects import RejectBook
 from polygon_live.sinks.nats import NatsSink
 from polygon_live.standin import market
 from tests import servers
+from tests.engines.nats import in_stream
 from tests.reading import Listener, listening
 
 pytestmark = pytest.mark.engine
@@ -277,6 +278,14 @@ async def test_a_stream_acknowledges_every_tick_and_knows_repeats(nats_server: N
             written = await sink.write(batch(1, 5000))
             assert written.delivered == 5000
     assert await messages_in(nats_server.url) == 5000
+
+
+async def test_a_server_alone_gets_a_batch_at_once_and_stores_it_in_order(nats_server: Nats) -> None:
+    await create_stream(access(nats_server.url))
+    twice_and_other = [batch(1, 2), batch(3, 1, symbol="XAUUSD"), batch(4, 3), batch(7, 1, symbol="XAUUSD")]
+    async with opened(nats_server.url) as sink:
+        await sink.write(Batch.joined(twice_and_other))
+    assert [tick["seq"] for _subject, tick in await in_stream(nats_server.url)] == list(range(1, 8))
 
 
 async def test_a_stream_that_goes_is_an_error_and_not_silently_core(nats_server: Nats) -> None:

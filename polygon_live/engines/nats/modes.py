@@ -220,7 +220,8 @@ async def mode_of(client: Client, seconds: float, known: Knowledge) -> Mode:
             f"stream {name} keeps only {', '.join(config.subjects or ())}, so nothing is acknowledged by it: "
             f"nats stream edit {name} --subjects '{SUBJECTS}'",
         )
-    return JetStream(client, name, float(config.duplicate_window or 0), clustered=info.cluster is not None)
+    clustered = info.cluster is not None and info.cluster.name is not None  # a server alone names a leader too: itself
+    return JetStream(client, name, float(config.duplicate_window or 0), clustered=clustered)
 
 
 def _gone(known: Knowledge) -> list[str]:
