@@ -42,10 +42,15 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
 _numbers = count()
 
 
+def _name() -> str:
+    """Of a new database. A server that was named to the tests is shared by all of pytest's processes."""
+    return f"test_{os.getpid()}_{next(_numbers)}"
+
+
 @pytest.fixture
 def database(postgres: Postgres) -> Iterator[str]:
     """The address of an empty database that is this test's alone; dropped afterwards, with whoever is connected."""
-    name = f"test_{next(_numbers)}"
+    name = _name()
     with psycopg.connect(postgres.dsn, autocommit=True) as admin:
         admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
         try:
@@ -78,7 +83,7 @@ def hyper_database(request: pytest.FixtureRequest) -> Iterator[str]:
     if request.param == "wasm":
         yield hypertables.emptied(request.getfixturevalue("timescale"))
     else:
-        with hypertables.new_database(f"test_{next(_numbers)}") as dsn:
+        with hypertables.new_database(_name()) as dsn:
             yield dsn
 
 
@@ -88,7 +93,7 @@ def apache_database(request: pytest.FixtureRequest) -> Iterator[str]:
     if request.param == "wasm":
         yield hypertables.emptied(request.getfixturevalue("apache_timescale"))
     else:
-        with hypertables.new_database(f"test_{next(_numbers)}") as dsn:
+        with hypertables.new_database(_name()) as dsn:
             yield dsn
 
 

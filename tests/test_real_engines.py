@@ -18,7 +18,6 @@ from tests import reading, servers
 from tests.collecting import KEY, collector, environment
 from tests.comparing import archive_agrees, messages_agree, table_agrees, ticks_of
 from tests.engines import kafka, nats
-from tests.engines.timescale import Timescale
 
 pytestmark = pytest.mark.fetched
 
@@ -40,20 +39,19 @@ async def in_thread(work: Callable[[], Any]) -> Any:
 
 
 async def test_real_ticks_arrive_complete_in_order_and_exact_though_a_broker_and_a_node_are_killed(
-    own_timescale: Callable[..., Timescale],
+    hyper_database: str,
     brokers: kafka.Cluster,
     nodes: nats.Cluster,
     clean_environment: dict[str, str],
     real_ticks: tuple[Path, ...],
     tmp_path: Path,
 ) -> None:
-    timescale: Timescale = await in_thread(own_timescale)
     await nodes.whole()
     await nats.made_stream(nodes)
     quotes = [q for path in real_ticks for q in quotes_of(path, wall_ms())]
     standin = StandIn(key=KEY)
     async with standin.listening() as ws_url:
-        stores = {"dsn": timescale.dsn, "nats_url": nodes.urls[0], "broker": brokers.address}
+        stores = {"dsn": hyper_database, "nats_url": nodes.urls[0], "broker": brokers.address}
         env = environment(clean_environment, ws_url=ws_url, **stores)
         async with collector(env, tmp_path / "log") as running, trio.open_nursery() as nursery:
             await standin.subscribed(1, len(FOURTEEN_SYMBOLS))
@@ -73,7 +71,7 @@ async def test_real_ticks_arrive_complete_in_order_and_exact_though_a_broker_and
             assert about["nats"]["mode"] == "jetstream"
             assert about["nats"]["server"] != f"127.0.0.1:{node.port}"
             assert about["kafka"]["copies"] == 3
-            rows = await in_thread(lambda: reading.in_database(timescale.dsn))
+            rows = await in_thread(lambda: reading.in_database(hyper_database))
 
     ticks = ticks_of(quotes, rows[0]["seq"])
     table_agrees(rows, ticks)
