@@ -75,6 +75,7 @@ class Undecodable(msgspec.Struct, frozen=True):
 
 
 _whole = msgspec.json.Decoder(list[Event])
+_parts = msgspec.json.Decoder(list[msgspec.Raw])
 _one = msgspec.json.Decoder(Event)
 _encoder = msgspec.json.Encoder()
 _UNREADABLE: Final = (msgspec.MsgspecError, ValueError, RecursionError)
@@ -100,11 +101,16 @@ def decode(frame: str | bytes) -> Sequence[Event | Undecodable]:
 
 
 def elements(frame: str | bytes) -> list[str] | None:
-    """The elements of the frame's array, each as it came, one for each event of ``decode``; None if it is no array.
+    """The elements of the frame's array, each as it came, one for each event of ``decode``; None if it is no array."""
+    with suppress(*_UNREADABLE):
+        return [str(memoryview(part), "utf-8", "backslashreplace") for part in _parts.decode(frame)]
+    return _elements_by_marks(_text(frame).strip())
 
-    Only strings and brackets are looked at: an element may hold anything and be nested to any depth.
+
+def _elements_by_marks(text: str) -> list[str] | None:
+    """Where one of them is no JSON. Only strings and brackets are looked at, which takes fifteen times as long: an
+    element may hold anything and be nested to any depth.
     """
-    text = _text(frame).strip()
     if len(text) < 2 or text[0] != "[" or text[-1] != "]":
         return None
     parts, begins, depth = [], 1, 0
@@ -124,14 +130,20 @@ def elements(frame: str | bytes) -> list[str] | None:
 
 
 def _decode_element(raw: str) -> Event | Undecodable:
-    """Typed; else by way of the standard library, which reads ``NaN`` and lone surrogates. Those could go nowhere."""
     if not raw.startswith("{"):
         return Undecodable("bad_event", "the element is no object", raw[:_RAW_LIMIT])
     event: Event
-    element: Any = None
-    with suppress(*_UNREADABLE):
+    try:
         event = _one.decode(raw)
-        return event
+    except _UNREADABLE:
+        return _decode_leniently(raw)
+    return event
+
+
+def _decode_leniently(raw: str) -> Event | Undecodable:
+    """By way of the standard library, which reads ``NaN`` and lone surrogates. Those could go nowhere."""
+    event: Event
+    element: Any = None
     try:
         element = json.loads(raw)
         event = msgspec.convert(element, Event)
