@@ -79,8 +79,11 @@ _parts = msgspec.json.Decoder(list[msgspec.Raw])
 _one = msgspec.json.Decoder(Event)
 _encoder = msgspec.json.Encoder()
 _UNREADABLE: Final = (msgspec.MsgspecError, ValueError, RecursionError)
-_MARKS: Final = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|["\[\]{},]', re.DOTALL)
-"""Whole strings, and what gives JSON its shape; a quotation mark alone opens a string that never ends."""
+_STRING: Final = r'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+_FLAT: Final = rf'{{[^"\[\]{{}}]*+(?:{_STRING}[^"\[\]{{}}]*+)*+}}'
+_MARKS: Final = re.compile(rf'{_FLAT}|{_STRING}|["\[\]{{}},]', re.DOTALL)
+"""Whole objects with nothing nested in them, whole strings, and what gives JSON its shape; a quotation mark alone opens
+a string that never ends."""
 _KNOWN: Final = {"C", "status", "CA", "CAS"}
 _RAW_LIMIT: Final = 2000
 _DETAIL_LIMIT: Final = 200
@@ -108,7 +111,7 @@ def elements(frame: str | bytes) -> list[str] | None:
 
 
 def _elements_by_marks(text: str) -> list[str] | None:
-    """Where one of them is no JSON. Only strings and brackets are looked at, which takes fifteen times as long: an
+    """Where one of them is no JSON. Only strings and brackets are looked at, which takes three times as long: an
     element may hold anything and be nested to any depth.
     """
     if len(text) < 2 or text[0] != "[" or text[-1] != "]":
