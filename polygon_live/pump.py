@@ -65,6 +65,7 @@ class Pump:
         self._unclear = False
         self._connected = False
         self._away_since: float | None = None
+        """When it was asked for a sign of life that has not come yet: ticks may wait in the queue, and nobody looks."""
         self._say_again = 0.0
         self._said_away = True
         """The log's last word about this store is that it is away (as it is at the start)."""
@@ -92,6 +93,7 @@ class Pump:
         what is left, which ``snapshot().waiting_ticks`` then tells.
         """
         self._unclear = bool(self._parts)
+        self._away_since = self._away_since or trio.current_time()
         try:
             await self._open()
             while True:
@@ -126,12 +128,15 @@ class Pump:
 
     async def _check(self) -> None:
         """A store that dies while the market is closed is known before it opens."""
+        self._away_since = trio.current_time()
         try:
             await self.sink.check()
         except StoreError as why:
             self._connected = False
             await self._away(why, next(self._waits()))
             await self._open()
+        else:
+            self._away_since = None
 
     async def _settle(self) -> None:
         """Get an answer from the store for every tick in ``_parts``."""

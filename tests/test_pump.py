@@ -45,6 +45,7 @@ class ScriptedSink:
     sizes: list[int] = attrs.Factory(list)
     checks: list[Exception | None] = attrs.Factory(list)
     checked: list[float] = attrs.Factory(list)
+    hangs: float = 0.0
     opened: int = 0
     asked: int = 0
     closed: bool = False
@@ -52,7 +53,7 @@ class ScriptedSink:
     poison: frozenset[int] = frozenset()
 
     async def open(self) -> None:
-        await trio.lowlevel.checkpoint()
+        await trio.sleep(self.hangs)
         self.opened += 1
         if self.opens and (error := self.opens.pop(0)) is not None:
             raise error
@@ -79,8 +80,8 @@ class ScriptedSink:
         return {t.seq for t in part.ticks} & set(self.stored)
 
     async def check(self) -> None:
-        await trio.lowlevel.checkpoint()
         self.checked.append(trio.current_time())
+        await trio.sleep(self.hangs)
         if self.checks and (error := self.checks.pop(0)) is not None:
             raise error
 
@@ -309,6 +310,19 @@ async def test_a_store_that_is_away_is_down_though_no_tick_waits(autojump_clock:
             assert b.pump.snapshot().state == "down"
             await trio.sleep(60)
             assert b.pump.snapshot().state == "good"
+
+
+async def test_a_store_that_hangs_when_it_is_opened_or_asked_is_down(autojump_clock: MockClock) -> None:
+    b = bench()
+    b.sink.hangs = 30
+    async with trio.open_nursery() as nursery:
+        with running(nursery, b.pump):
+            b.pump.offer(batch(1))
+            for seconds, behind in ((11, 11), (20, 0), (20, 11)):  # opened at 30, asked at 40
+                await trio.sleep(seconds)
+                assert b.pump.snapshot().behind_seconds == pytest.approx(behind, abs=0.1)
+            await trio.sleep(20)
+            assert b.pump.snapshot().behind_seconds == 0
 
 
 async def test_a_crashed_pump_goes_on_where_it_fell(autojump_clock: MockClock) -> None:
