@@ -228,8 +228,9 @@ class Feed:
     async def _hear(self, ws: WebSocketConnection, login: Login, message: str | bytes) -> None:
         for status in wire.statuses(message):
             answer = login.hear(status)
-            if status.status in login.unknown:
-                log.warning("Polygon sends a status that is not known", status=status.status, message=status.message)
+            while login.unknown:
+                odd = login.unknown.popleft()
+                log.warning("Polygon sends a status that is not known", status=odd.status, message=odd.message)
             if answer is not None:
                 await ws.send_message(answer)
         if self._state == "subscribing" and not login.missing():

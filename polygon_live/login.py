@@ -42,7 +42,8 @@ class Login:
         self.phase = Phase.GREETING
         self.acknowledged: set[str] = set()
         self.refusals: deque[str] = deque(maxlen=20)
-        self.unknown: deque[str] = deque(maxlen=20)
+        self.unknown: deque[wire.Status] = deque(maxlen=20)
+        """To be told: whoever does takes them out."""
 
     def hear(self, status: wire.Status) -> str | None:
         """Take in one status; the text to send in answer, if any. Raises the FeedError that ends the connection."""
@@ -87,7 +88,7 @@ class Login:
         error = ending(status)
         if error is not None:
             raise error
-        self.unknown.append(status.status)
+        self.unknown.append(status)
 
 
 def ending(status: wire.Status) -> FeedError | None:
