@@ -136,6 +136,23 @@ async def test_nohup_is_heeded(env: dict[str, str], tmp_path: Path) -> None:
         assert await running.ended() == 0
 
 
+async def test_what_is_meant_for_real_servers_does_not_keep_the_demo_from_its_own(
+    env: dict[str, str], tmp_path: Path
+) -> None:
+    theirs = tmp_path / "ca.pem"
+    theirs.write_text("not a certificate, and not to be looked at")
+    env |= {
+        "POLYGON_LIVE_NATS_CA_FILE": str(theirs),
+        "POLYGON_LIVE_NATS_CREDS_FILE": str(theirs),
+        "POLYGON_LIVE_KAFKA_SECURITY_PROTOCOL": "SSL",
+        "POLYGON_LIVE_KAFKA_CA_FILE": str(theirs),
+    }
+    async with collector(env, tmp_path / "log", "demo") as running:
+        await running.until_delivered(1)
+        running.signal(signal.SIGTERM)
+        assert await running.ended() == 0
+
+
 async def test_a_data_folder_that_cannot_be_used_is_named(env: dict[str, str], tmp_path: Path) -> None:
     env["POLYGON_LIVE_DATA_DIR"] = "/dev/null"
     async with collector(env, tmp_path / "log", "demo") as running:

@@ -36,6 +36,8 @@ TRIM_AFTER: Final = 12_000
 """The demo's broker holds everything in memory and rewrites one file every second: its archive can't be kept for
 ever. A real Kafka is never trimmed."""
 OURS: Final = ("POLYGON_API_KEY", *(PREFIX + n for n in ("WS_URLS", "TIMESCALE_DSN", "NATS_URLS", "KAFKA_BROKERS")))
+THEIRS: Final = tuple(PREFIX + n for n in ("KAFKA_", "NATS_CREDS", "NATS_CA"))
+"""What these begin with is meant for real servers, and would keep us from our own."""
 
 log = structlog.get_logger()
 
@@ -101,9 +103,9 @@ Ctrl-C ends everything in order."""
 
 
 def _settings(ours: Mapping[str, str]) -> Settings:
-    """What the user's environment says of everything but the key and the addresses."""
+    """What the user's environment says of everything but the key, the addresses, and how to be let in there."""
     theirs = {n: v for n, v in os.environ.items() if n.removesuffix("_FILE") not in OURS}
-    theirs = {n: v for n, v in theirs.items() if not n.startswith((PREFIX + "KAFKA_", PREFIX + "NATS_CREDS"))}
+    theirs = {n: v for n, v in theirs.items() if not n.startswith(THEIRS)}
     return attrs.evolve(settings_from({**theirs, **ours}), simulated=True)
 
 
