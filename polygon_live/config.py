@@ -97,7 +97,7 @@ class KafkaAccess:
 
 @attrs.frozen
 class NatsAccess:
-    """How to reach NATS. The URLs may carry credentials, so they are secrets too."""
+    """How to reach NATS. The URLs, each with its scheme, may carry credentials, so they are secrets too."""
 
     urls: tuple[Secret, ...]
     creds_file: Path | None = None
@@ -223,7 +223,9 @@ class _Environment:
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self.environ = environ
-        self.faults: list[str] = []
+        ours = (name for name in environ if name.startswith((PREFIX, "POLYGON_API_KEY")))
+        # What a value can't be written in, no page and no server can be told later.
+        self.faults = [f"{name} is not UTF-8" for name in ours if not values.is_text(environ[name])]
 
     def required(self, name: str, read: Callable[[str], tuple[str, ...]], hint: str) -> tuple[str, ...]:
         if not self.environ.get(name, "").strip():
@@ -232,10 +234,11 @@ class _Environment:
 
     def nats_urls(self, name: str, hint: str) -> tuple[Secret, ...]:
         found = self.secret(name, hint).reveal()
-        urls = values.commas(found)
-        if found and not (urls and all(map(values.is_nats, urls))):
+        try:
+            return tuple(map(Secret, values.nats_urls(found))) if found else ()
+        except ValueError:
             self.faults.append(f"{name} holds something that is no address of a NATS server (not shown here): {hint}")
-        return tuple(map(Secret, urls))
+            return ()
 
     def secret(self, name: str, hint: str) -> Secret:
         found = self._secret(name)

@@ -6,6 +6,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 
+def is_text(value: str) -> bool:
+    """Whether it is UTF-8: Python takes bytes that are not, from the environment, for lone surrogates."""
+    return value.encode(errors="replace").decode() == value
+
+
 def commas(text: str) -> list[str]:
     """The parts of a comma list."""
     return [part.strip() for part in text.split(",") if part.strip()]
@@ -19,9 +24,13 @@ def _is(schemes: set[str], address: str) -> bool:
         return False
 
 
-def is_nats(url: str) -> bool:
-    """As nats-py takes it: the scheme may be missing."""
-    return _is({"nats", "tls", "ws", "wss"}, url if "://" in url else f"nats://{url}")
+def nats_urls(text: str) -> tuple[str, ...]:
+    """As nats-py takes them, which does not ask for a scheme; here each has one. They may hold secrets."""
+    urls = tuple(url if "://" in url else f"nats://{url}" for url in commas(text))
+    if not urls or not all(_is({"nats", "tls", "ws", "wss"}, url) for url in urls):
+        msg = "write them like nats://host:4222,nats://host2:4222"
+        raise ValueError(msg)
+    return urls
 
 
 def brokers(text: str) -> tuple[str, ...]:

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,17 @@ def test_a_wrong_value_is_named_with_what_would_be_right(name: str, value: str, 
     (fault,) = faults(FULL | {name: value})
     assert fault.startswith(f"{name} is {value!r}")
     assert says in fault
+
+
+def test_a_nats_address_may_lack_its_scheme() -> None:
+    settings = settings_from(FULL | {"POLYGON_LIVE_NATS_URLS": "joe:n4tspass@n1:4222,t0ken@n2"})
+    assert [u.reveal() for u in settings.nats.urls] == ["nats://joe:n4tspass@n1:4222", "nats://t0ken@n2"]
+    assert {"n4tspass", "t0ken"} <= set(settings.secrets())
+
+
+@pytest.mark.parametrize("name", ["POLYGON_API_KEY", "POLYGON_LIVE_NATS_URLS", "POLYGON_LIVE_KAFKA_BROKERS"])
+def test_what_is_no_text_is_named_for_no_page_could_show_it(name: str) -> None:
+    assert faults(FULL | {name: os.fsdecode(b"\xff:4222")}) == (f"{name} is not UTF-8",)
 
 
 @pytest.mark.parametrize("value", [",", "http://n1:4222", "nats://joe:n4tspass@n1:port", "nats://"])

@@ -34,13 +34,13 @@ class Server:
     @property
     def address(self) -> str:
         """Without user, password or token."""
-        parts = urlsplit(_with_scheme(self.url))
+        parts = urlsplit(self.url.reveal())
         return f"{parts.hostname}:{parts.port or 4222}"
 
     @property
     def encrypted(self) -> bool:
         """Whether its address asks for TLS."""
-        return urlsplit(_with_scheme(self.url)).scheme == "tls"
+        return urlsplit(self.url.reveal()).scheme == "tls"
 
 
 class Servers:
@@ -74,7 +74,7 @@ class Servers:
         rarely made out to an address in numbers, so there the name counts by which the first server was found.
         """
         self._failed.pop(server.address, None)
-        used = urlsplit(_with_scheme(server.url))
+        used = urlsplit(server.url.reveal())
         if used.scheme not in SCHEMES:
             return
         login, at, _ = used.netloc.rpartition("@")
@@ -96,11 +96,6 @@ class Servers:
         for server in self._learnt:
             known.setdefault(server.address, server)
         return list(known.values())
-
-
-def _with_scheme(url: Secret) -> str:
-    text = url.reveal()
-    return text if "://" in text else f"nats://{text}"
 
 
 def _is_in_numbers(host: str | None) -> bool:
