@@ -12,9 +12,9 @@ from typing import Any, Final
 import httpx
 import trio
 
+from tests.waiting import PATIENCE_SECONDS, until
+
 KEY: Final = "test-key-8d1f"
-PATIENCE_SECONDS: Final = 90.0
-"""A limit against hanging for ever, not a measure: the machine may be busy."""
 
 
 class Running:
@@ -96,13 +96,6 @@ class Running:
         """Let go of the HTTP connection."""
         if self._client is not None:
             await self._client.aclose()
-
-
-async def until(told: Callable[[], object]) -> None:
-    """Wait for a condition that nobody announces."""
-    with trio.fail_after(PATIENCE_SECONDS):
-        while not told():  # noqa: ASYNC110  # another process can't set an event
-            await trio.sleep(0.02)
 
 
 def environment(base: Mapping[str, str], *, ws_url: str, dsn: str, nats_url: str, broker: str) -> dict[str, str]:

@@ -24,8 +24,9 @@ from polygon_live.embedded import Broker, Nats
 from polygon_live.standin import StandIn
 from polygon_live.standin.market import random_walk
 from tests import podman, reading
-from tests.collecting import KEY, Running, until
+from tests.collecting import KEY, Running
 from tests.podman import IMAGE, ROOT, container, kernel_says
+from tests.waiting import until
 
 pytestmark = [pytest.mark.timeout(1200), pytest.mark.usefixtures("built")]
 

@@ -35,11 +35,11 @@ from polygon_live.sinks.kafka import KafkaSink
 from polygon_live.standin import market
 from tests import servers
 from tests.engines.kafka import Cluster, Kafka, Lock, cluster
+from tests.waiting import PATIENCE_SECONDS, in_thread, until
 
 pytestmark = pytest.mark.fetched
 NOW_MS = int(time.time() * 1000)
 """The real time: a broker that is killed forgets whose records it took if they are more than a day old."""
-PATIENCE_SECONDS = 90
 SYMBOLS = ("EURUSD", "XAUUSD", "GBPUSD", "USDJPY", "AUDUSD", "NZDUSD", "USDCHF", "USDCAD")
 ALICE, BOB = "alice-77-secret", "bob-88-secret"
 _topics = (f"archive-{n}" for n in itertools.count())
@@ -95,15 +95,6 @@ def batch(first: int, count: int) -> Batch:
         for n in range(first, first + count)
     ]
     return Batch(first - 1, ticks, [encode(t) for t in ticks])
-
-
-async def in_thread(work: Callable[[], Any]) -> Any:
-    return await trio.to_thread.run_sync(work)
-
-
-async def until(true: Callable[[], bool]) -> None:
-    while not true():  # noqa: ASYNC110  # another process's doing
-        await trio.sleep(0.01)
 
 
 @asynccontextmanager

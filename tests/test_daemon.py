@@ -21,8 +21,9 @@ from polygon_live.standin.faults import bad_frames
 from polygon_live.standin.market import real_ticks, replay
 from polygon_live.wire import Quote
 from tests import reading
-from tests.collecting import KEY, Running, collector, environment, until
+from tests.collecting import KEY, Running, collector, environment
 from tests.comparing import archive_agrees, messages_agree, table_agrees, ticks_of
+from tests.waiting import in_thread, until
 
 pytestmark = pytest.mark.engine
 STORES = ("timescale", "nats", "kafka")
@@ -84,10 +85,6 @@ def absent_place(
     """All three addresses are known, and nobody is there."""
     servers = own_postgres(start=False), own_nats(start=False), own_broker(start=False)
     return Place(*servers, clean_environment, tmp_path / "collector.log")
-
-
-async def in_thread(work: Callable[[], Any]) -> Any:
-    return await trio.to_thread.run_sync(work)
 
 
 class Flow:

@@ -16,7 +16,8 @@ from polygon_live import wire
 from polygon_live.dial import dial_websocket
 from polygon_live.model import FOURTEEN_SYMBOLS, pair_of
 from tests import reading
-from tests.collecting import Running, collector, until
+from tests.collecting import Running, collector
+from tests.waiting import until
 
 pytestmark = pytest.mark.engine
 

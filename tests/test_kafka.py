@@ -29,10 +29,10 @@ from polygon_live.sinks.kafka import KafkaSink
 from polygon_live.standin import market
 from tests import servers
 from tests.reading import in_archive
+from tests.waiting import PATIENCE_SECONDS, in_thread
 
 pytestmark = pytest.mark.engine
 NOW_MS = 1_780_401_600_000
-PATIENCE_SECONDS = 90
 SYMBOLS = ("EURUSD", "XAUUSD", "GBPUSD", "USDJPY", "AUDUSD")
 
 
@@ -63,10 +63,6 @@ async def opened(address: str, collector: str = "test-1") -> AsyncIterator[Kafka
         finally:
             with trio.CancelScope(shield=True):
                 await sink.aclose()
-
-
-async def in_thread(work: Callable[[], Any]) -> Any:
-    return await trio.to_thread.run_sync(work)
 
 
 async def seqs_in(address: str) -> list[int]:

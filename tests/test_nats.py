@@ -28,6 +28,7 @@ from polygon_live.standin import market
 from tests import servers
 from tests.engines.nats import in_stream
 from tests.reading import Listener, listening
+from tests.waiting import in_thread
 
 pytestmark = pytest.mark.engine
 NOW_MS = 1_780_401_600_000
@@ -65,10 +66,6 @@ async def opened(*urls: str, kind: type[NatsSink] = Impatient) -> AsyncIterator[
         finally:
             with trio.CancelScope(shield=True):
                 await sink.aclose()
-
-
-async def in_thread(work: Callable[[], Any]) -> Any:
-    return await trio.to_thread.run_sync(work)
 
 
 async def refused(*urls: str) -> StoreMisconfigured:

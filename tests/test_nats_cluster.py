@@ -4,7 +4,6 @@ import random
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
 
 import pytest
 import trio
@@ -17,8 +16,9 @@ from polygon_live.model import Batch, Tick, encode
 from polygon_live.pump import Pump
 from polygon_live.rejects import RejectBook
 from polygon_live.sinks.nats import NatsSink
-from tests.engines.nats import PATIENCE_SECONDS, Cluster, Node, cluster, in_stream, made_stream, until_so
+from tests.engines.nats import Cluster, Node, cluster, in_stream, made_stream, until_so
 from tests.reading import Listener, listening
+from tests.waiting import PATIENCE_SECONDS, in_thread
 
 pytestmark = pytest.mark.engine
 NOW_MS = 1_780_401_600_000
@@ -48,10 +48,6 @@ async def three(nodes: Cluster) -> Cluster:
 
     await until_so(nodes.urls[0], remove)
     return nodes
-
-
-async def in_thread(work: Callable[[], Any]) -> Any:
-    return await trio.to_thread.run_sync(work)
 
 
 async def leader_of(three: Cluster) -> Node:

@@ -18,8 +18,9 @@ from polygon_live.pump import Pump
 from polygon_live.rejects import RejectBook
 from polygon_live.sinks.nats import NatsSink
 from tests.engines.certificates import Certificates
-from tests.engines.nats import PATIENCE_SECONDS, Node, cluster, encrypted, logins, node
-from tests.test_nats import NOW_MS, Impatient, batch, in_thread
+from tests.engines.nats import Node, cluster, encrypted, logins, node
+from tests.test_nats import NOW_MS, Impatient, batch
+from tests.waiting import PATIENCE_SECONDS, in_thread
 
 pytestmark = pytest.mark.engine
 LOGIN = "authorization { user: joe, password: sesame-77 }"

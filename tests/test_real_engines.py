@@ -2,9 +2,8 @@
 nodes of NATS.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
@@ -18,6 +17,7 @@ from tests import reading, servers
 from tests.collecting import KEY, collector, environment
 from tests.comparing import archive_agrees, messages_agree, table_agrees, ticks_of
 from tests.engines import kafka, nats
+from tests.waiting import in_thread
 
 pytestmark = pytest.mark.fetched
 
@@ -32,10 +32,6 @@ def brokers(tmp_path: Path) -> Iterator[kafka.Cluster]:
 def nodes(tmp_path: Path) -> Iterator[nats.Cluster]:
     with nats.cluster(tmp_path / "nats") as made:
         yield made
-
-
-async def in_thread(work: Callable[[], Any]) -> Any:
-    return await trio.to_thread.run_sync(work)
 
 
 async def test_real_ticks_arrive_complete_in_order_and_exact_though_a_broker_and_a_node_are_killed(

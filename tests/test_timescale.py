@@ -29,10 +29,10 @@ from polygon_live.sink import Written
 from polygon_live.sinks.timescale import TimescaleSink
 from tests.reading import in_database
 from tests.servers import servers
+from tests.waiting import PATIENCE_SECONDS, until
 
 pytestmark = pytest.mark.engine
 
-PATIENCE_SECONDS = 90.0
 NOW_MS = 1_700_000_123_456
 """The collector's clock in tests that need no other: 22:15:23 UTC."""
 HOUR_MS = 3_600_000
@@ -125,13 +125,6 @@ def table(database: str) -> str:
 
 def seqs_in(dsn: str) -> list[int]:
     return [row["seq"] for row in in_database(dsn)]
-
-
-async def until(told: Callable[[], object]) -> None:
-    """Wait for what another process does."""
-    with trio.fail_after(PATIENCE_SECONDS):
-        while not told():  # noqa: ASYNC110  # it can't set an event
-            await trio.sleep(0.01)
 
 
 def from_csv(path: Path, seqs: Iterable[int]) -> list[Tick]:

@@ -20,9 +20,9 @@ from polygon_live.embedded.server import _free_port
 from polygon_live.engines.nats import NatsClient
 from tests.engines.certificates import Certificates
 from tests.servers import running
+from tests.waiting import PATIENCE_SECONDS
 
 NODES: Final = 3
-PATIENCE_SECONDS: Final = 90.0
 
 T = TypeVar("T")
 
