@@ -46,11 +46,11 @@ class NatsSink:
     async def open(self) -> None:
         """Raises StoreUnavailable, StoreMisconfigured."""
         await self._client.connect()
-        again = [batch for _, batch in self._doubtful]
-        if again:
-            await self._publish(Batch.joined(again))
+        if self._doubtful:
+            again = Batch.joined([batch for _, batch in self._doubtful])
+            await self._publish(again)
             self._doubtful.clear()
-            self._answered(Batch.joined(again))
+            self._answered(again)
 
     async def write(self, batch: Batch) -> Written:
         """Raises StoreUnavailable, StoreMisconfigured."""
