@@ -5,7 +5,6 @@ import os
 import random
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from packaging.requirements import Requirement
 from polygon_live import __version__
 from polygon_live.daemon import wall_ms
 from polygon_live.embedded import Broker, Nats
+from polygon_live.embedded.server import free_port
 from polygon_live.standin import StandIn
 from polygon_live.standin.market import random_walk
 from tests import podman, reading
@@ -177,12 +177,6 @@ def secret() -> Iterator[Callable[[str], str]]:
     yield make
     for name in made:
         podman.podman("secret", "rm", name)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def test_every_tick_is_in_the_three_stores_when_it_has_been_stopped(

@@ -78,7 +78,7 @@ class EmbeddedServer(abc.ABC):
         self._port_path = self.folder / "port"
         self._process: subprocess.Popen[bytes] | None = None
         self._port_is_final = port is not None
-        self.port = port or self._remembered_port() or _free_port()
+        self.port = port or self._remembered_port() or free_port()
 
     @abc.abstractmethod
     def _command(self) -> Sequence[str | Path]:
@@ -230,7 +230,7 @@ class EmbeddedServer(abc.ABC):
     def _settle_port(self) -> None:
         if not self._port_is_final:
             if not _is_free(self.port):
-                self.port = _free_port()
+                self.port = free_port()
             self._port_is_final = True
         self._port_path.write_text(str(self.port))
 
@@ -317,7 +317,8 @@ def _signal(pid: int, number: signal.Signals) -> None:
         os.kill(pid, number)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """One that nobody listens on now."""
     while not _is_free(port := random.choice(PORTS)):
         pass
     return port

@@ -17,7 +17,7 @@ import trustme
 from cryptography.hazmat.primitives import serialization
 
 from polygon_live.embedded import EmbeddedServer
-from polygon_live.embedded.server import _free_port
+from polygon_live.embedded.server import free_port
 from tests.engines.fetched import fetched, run
 
 VERSION: Final = "4.3.1"
@@ -77,10 +77,10 @@ class Kafka(EmbeddedServer):
         """``controllers`` gives the port of each node's controller; this one alone, if it is None."""
         super().__init__(folder)
         self.number = number
-        self._controllers = controllers or {number: _free_port()}
+        self._controllers = controllers or {number: free_port()}
         self._cluster_id = cluster_id or _new_cluster_id()
         self._lock = lock
-        self._back_port = _free_port()
+        self._back_port = free_port()
         self._log_begins = 0
 
     @property
@@ -171,7 +171,7 @@ class Cluster:
     """Three nodes, each of them broker and controller: two are a majority."""
 
     def __init__(self, folder: Path, *, nodes: int = 3) -> None:
-        controllers = {number: _free_port() for number in range(1, nodes + 1)}
+        controllers = {number: free_port() for number in range(1, nodes + 1)}
         cluster_id = _new_cluster_id()
         self.nodes = [
             Kafka(folder / f"kafka-{number}", number=number, controllers=controllers, cluster_id=cluster_id)

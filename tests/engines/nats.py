@@ -16,7 +16,7 @@ from nats.js.api import StorageType, StreamConfig
 
 from polygon_live.config import NatsAccess, Secret
 from polygon_live.embedded import Nats
-from polygon_live.embedded.server import _free_port
+from polygon_live.embedded.server import free_port
 from polygon_live.engines.nats import NatsClient
 from tests.engines.certificates import Certificates
 from tests.servers import running
@@ -44,7 +44,7 @@ class Cluster:
     """Three nodes with JetStream, each on ports of its own. Blocking methods, as those of the nodes."""
 
     def __init__(self, folder: Path, config: str = "") -> None:
-        routes = [_free_port() for _ in range(NODES)]
+        routes = [free_port() for _ in range(NODES)]
         others = ", ".join(f'"nats://127.0.0.1:{port}"' for port in routes)
         self.nodes = tuple(
             Node(
