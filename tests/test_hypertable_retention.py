@@ -46,7 +46,7 @@ async def test_the_policy_is_made_and_what_it_does_is_verified(hyper_database: s
     assert after.verified
     assert "1 chunks, the oldest from" in after.detail
     assert str(after.about["policy"]).endswith("drops after 72 h, every 0:15:00")
-    assert after.about["oldest_row"] == str(instant(in_database(hyper_database)[0]["timestamp_ms"]))
+    assert after.about["oldest_row"] == instant(in_database(hyper_database)[0]["timestamp_ms"]).isoformat()
     assert after.about["chunks_over_an_hour"] == 0
 
 

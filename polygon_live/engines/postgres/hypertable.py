@@ -153,7 +153,7 @@ class Hypertable:
     ) -> Kept:
         left = self.chunks(connection)
         first = sql.SQL("select time from {} order by time limit 1").format(self.table.quoted)
-        oldest_row = connection.execute(first).fetchone()
+        oldest = connection.execute(first).fetchone()
         return Kept(
             called="chunks",
             dropped=dropped,
@@ -163,7 +163,7 @@ class Hypertable:
             oldest=left[0].start if left else None,
             about={
                 "chunks_compressed": sum(chunk.compressed for chunk in left),
-                "oldest_row": str(oldest_row[0]) if oldest_row and oldest_row[0] else None,
+                "oldest_row": oldest[0].isoformat() if oldest else None,
                 **(policy.about if policy else {"policy": None}),
             },
             note=note,
