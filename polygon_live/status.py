@@ -191,7 +191,7 @@ def health(state: State) -> Health:
     reasons += [
         f"{s.symbol}: its last {s.refused_in_a_row} events were all rejected, see /rejects"
         for s in state.validator.symbols
-        if s.refused_in_a_row >= REFUSED_ALARM
+        if s.market_open and s.refused_in_a_row >= REFUSED_ALARM
     ]
     for sink in state.sinks:
         if sink.state == "down":

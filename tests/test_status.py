@@ -147,6 +147,8 @@ def test_a_closed_market_silences_the_feeds_alarms_and_no_others() -> None:
     assert not health(closed(with_feed(state="waiting", last_error="wrong key", needs_operator=True))).healthy
     assert not health(closed(with_sink(behind_seconds=11.0))).healthy
     assert health(closed(with_validator(skew_ms=6000.0))).healthy, "that was at the close, two days ago"
+    refused = attrs.evolve(VALIDATOR.symbols[0], refused_in_a_row=20)
+    assert health(closed(with_validator(symbols=(refused,)))).healthy, "so was that"
 
 
 def test_a_market_that_has_just_opened_is_given_time_for_its_first_tick() -> None:
