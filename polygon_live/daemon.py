@@ -10,7 +10,8 @@
 
 Two nurseries, one inside the other: the pipeline empties itself from left to right when the feed ends, and the
 watchers around it live until it has. A stop cancels the feed only; channels then close one after the other, each pump
-writes what it holds, and the pipeline's deadline is the grace period. A second signal ends it outright.
+writes what it holds, and the pipeline's deadline is the grace period. A second signal, if it is no echo of the first,
+ends it outright.
 """
 
 import math
