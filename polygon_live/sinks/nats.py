@@ -47,10 +47,8 @@ class NatsSink:
         """Raises StoreUnavailable, StoreMisconfigured."""
         await self._client.connect()
         if self._doubtful:
-            again = Batch.joined([batch for _, batch in self._doubtful])
-            await self._publish(again)
-            self._doubtful.clear()
-            self._answered(again)
+            await self._publish(Batch.joined([batch for _, batch in self._doubtful]))
+            self._doubtful.clear()  # once more, not for ever: a server may take a batch and drop each connection
 
     async def write(self, batch: Batch) -> Written:
         """Raises StoreUnavailable, StoreMisconfigured."""
