@@ -7,14 +7,13 @@ that was dropped, or a partition, is there again.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import timedelta
 from typing import ClassVar, Final
 
 import structlog
 import trio
 
 from polygon_live.config import Secret
-from polygon_live.engines.postgres import KEPT, Upkeep, connected, insert_rejects, instant, keep_three_days
+from polygon_live.engines.postgres import Upkeep, connected, insert_rejects, instant, keep_three_days
 from polygon_live.errors import StoreError
 from polygon_live.model import Reject
 from polygon_live.status import RetentionSnapshot
@@ -23,7 +22,6 @@ log = structlog.get_logger()
 
 _HALF_HOUR_MS: Final = 30 * 60 * 1000
 _WHO: Final = "end it (select pid, query, xact_start from pg_stat_activity)"
-_HOURS: Final = f"{KEPT // timedelta(hours=1)} h"
 
 
 class Retention:
@@ -104,7 +102,7 @@ class Retention:
         kept = self._last.kept
         oldest = f"from {kept.oldest:%Y-%m-%d %H:%M} UTC" if kept.oldest else "without a beginning"
         note = f"; {kept.note}" if kept.note else ""
-        return f"verified {since}: {kept.count} {kept.called}, the oldest {oldest}, none that is past {_HOURS}{note}"
+        return f"verified {since}: {kept.count} {kept.called}, the oldest {oldest}, none overdue{note}"
 
     def _about(self) -> Mapping[str, str | int | float | bool | None]:
         times = {"last_run_ms": self._last_ms, "next_run_ms": self._next_ms, "verified_ms": self._verified_ms}
