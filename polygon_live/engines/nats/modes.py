@@ -220,7 +220,7 @@ async def mode_of(client: Client, seconds: float, known: Knowledge) -> Mode:
             f"stream {name} keeps only {', '.join(config.subjects or ())}, so nothing is acknowledged by it: "
             f"nats stream edit {name} --subjects '{SUBJECTS}'",
         )
-    clustered = info.cluster is not None and info.cluster.name is not None  # a server alone names a leader too: itself
+    clustered = info.cluster is not None and bool(info.cluster.name)  # a server alone names a leader too: itself
     return JetStream(client, name, float(config.duplicate_window or 0), clustered=clustered)
 
 
