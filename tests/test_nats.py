@@ -193,6 +193,26 @@ async def test_a_server_that_hangs_costs_no_more_than_the_limit(own_nats: Callab
         await sink.write(batch(1, 5000))
 
 
+@pytest.mark.parametrize("mode", ["core", "jetstream"])
+async def test_a_server_that_dies_while_an_answer_is_awaited_is_known_at_once(nats_server: Nats, mode: str) -> None:
+    if mode == "jetstream":
+        await create_stream(access(nats_server.url))
+    async with opened(nats_server.url, kind=NatsSink) as sink:
+        assert sink.facts().about["mode"] == mode
+        await in_thread(nats_server.pause)
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(kill_soon, nats_server)
+            with pytest.raises(StoreUnavailable, match=r"ended|EOF|reset"):
+                await sink.write(batch(1, 10))
+        assert trio.current_time() - began < NatsSink.PUBLISH_SECONDS / 2
+
+
+async def kill_soon(server: Nats) -> None:
+    await trio.sleep(0.3)  # what waits for an answer shows nothing
+    await in_thread(server.kill)
+
+
 async def test_what_a_server_answered_for_just_before_it_died_is_handed_over_again(
     own_nats: Callable[..., Nats],
 ) -> None:

@@ -55,7 +55,7 @@ class NatsClient:
         self._servers = Servers(access.urls)
         self._server: Server | None = None
         """The one that we are connected to, or tried last."""
-        self._client: Client | None = None
+        self._client: _Connection | None = None
         self._mode: Mode | None = None
         self._known = Knowledge()
         self._asked = 0.0
@@ -143,7 +143,7 @@ class NatsClient:
 
     async def _connect_to(self, server: Server) -> None:
         self._server = server
-        client = self._client = CarefulClient(only_tls=server.encrypted or self._access.ca_file is not None)
+        client = self._client = _Connection(only_tls=server.encrypted or self._access.ca_file is not None)
         heard = self._heard = []
 
         async def hear(why: Exception) -> None:
@@ -214,9 +214,10 @@ class NatsClient:
         heard.clear()
         failed: Exception | None = None
         try:
-            if asyncio.get_running_loop().time() - self._asked > ASK_AGAIN_SECONDS:
-                mode = await self._look_again(client, server, mode)
-            await mode.publish(messages, self._publish_seconds)
+            with client.lasting():
+                if asyncio.get_running_loop().time() - self._asked > ASK_AGAIN_SECONDS:
+                    mode = await self._look_again(client, server, mode)
+                await mode.publish(messages, self._publish_seconds)
         except Exception as why:  # noqa: BLE001  # everything is translated
             failed = why
         reasons = [*permission_refusals(heard), *([failed] if failed else heard)]
@@ -263,6 +264,23 @@ async def create_stream(access: NatsAccess, name: str = "TICKS") -> None:
         await client.add_stream(name)
     finally:
         client.close()
+
+
+class _Connection(CarefulClient):
+    """Ends what is done on it when it ends itself: the library leaves those who wait for an answer waiting."""
+
+    def __init__(self, *, only_tls: bool) -> None:
+        super().__init__(only_tls=only_tls)
+        self._scope = anyio.CancelScope()
+
+    def lasting(self) -> anyio.CancelScope:
+        """Around a piece of work, which is left when the connection has ended."""
+        self._scope = anyio.CancelScope()
+        return self._scope
+
+    async def _close(self, status: int, do_cbs: bool = True) -> None:  # noqa: FBT001, FBT002  # the library's own
+        self._scope.cancel()
+        await super()._close(status, do_cbs)
 
 
 class _Loop(asyncio.SelectorEventLoop):
