@@ -1,6 +1,7 @@
 """Fixtures for everybody: real servers, real ticks, a clean environment."""
 
 import os
+import random
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -12,6 +13,7 @@ from psycopg import sql
 from polygon_live.embedded import Broker, Nats, Postgres
 from tests import hypertables, servers
 from tests.engines.timescale import Timescale
+from tests.place import Place
 
 collect_ignore = [] if "server" in hypertables.places("timescale") else ["test_hypertable_server.py"]
 
@@ -126,6 +128,18 @@ def own_broker(tmp_path: Path) -> Iterator[Callable[..., Broker]]:
 
 
 @pytest.fixture
+def place(
+    own_postgres: Callable[..., Postgres],
+    own_nats: Callable[..., Nats],
+    own_broker: Callable[..., Broker],
+    clean_environment: dict[str, str],
+    tmp_path: Path,
+) -> Place:
+    """Three stores of this test's own, for the whole collector."""
+    return Place(own_postgres(), own_nats(), own_broker(), clean_environment, tmp_path / "collector.log")
+
+
+@pytest.fixture
 def nats_server(own_nats: Callable[..., Nats]) -> Nats:
     """A NATS node of this test's own: they start so fast that sharing would not pay."""
     return own_nats()
@@ -135,6 +149,14 @@ def nats_server(own_nats: Callable[..., Nats]) -> Nats:
 def broker(own_broker: Callable[..., Broker]) -> Broker:
     """A broker of this test's own, without topics."""
     return own_broker()
+
+
+@pytest.fixture
+def chance() -> random.Random:
+    """For tests at random: a new seed each time, which is printed where the test fails, or that of ``CHAOS_SEED``."""
+    seed = os.environ.get("CHAOS_SEED") or str(random.SystemRandom().randrange(10**6))
+    print(f"CHAOS_SEED={seed}")  # noqa: T201
+    return random.Random(seed)
 
 
 @pytest.fixture(scope="session")

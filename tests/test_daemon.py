@@ -2,76 +2,26 @@
 
 import json
 import signal
-import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager
-from itertools import count, islice
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import attrs
 import psycopg
 import pytest
 import trio
 
-from polygon_live.embedded import Broker, EmbeddedServer, Nats, Postgres
-from polygon_live.model import FOURTEEN_SYMBOLS, pair_of
+from polygon_live.embedded import Broker, Nats, Postgres
 from polygon_live.standin import Script, StandIn
 from polygon_live.standin.faults import bad_frames
 from polygon_live.standin.market import real_ticks, replay
 from polygon_live.wire import Quote
 from tests import reading
-from tests.collecting import KEY, Running, collector, environment
+from tests.collecting import KEY, collector
 from tests.comparing import archive_agrees, messages_agree, table_agrees, ticks_of
+from tests.place import STORES, Flow, Place, now_ms
 from tests.waiting import in_thread, until
 
 pytestmark = pytest.mark.engine
-STORES = ("timescale", "nats", "kafka")
-
-
-@attrs.define
-class Place:
-    """Three stores and the environment of a collector on them."""
-
-    postgres: Postgres
-    nats: Nats
-    broker: Broker
-    base: Mapping[str, str]
-    log_path: Path
-
-    def server(self, name: str) -> EmbeddedServer:
-        return {"timescale": self.postgres, "nats": self.nats, "kafka": self.broker}[name]
-
-    @asynccontextmanager
-    async def collecting(self, standin: StandIn, **more: str) -> AsyncIterator[Running]:
-        """A stand-in on a socket and a collector that is subscribed to it."""
-        async with standin.listening() as ws_url, self.collector(ws_url, **more) as running:
-            with trio.fail_after(60):
-                await standin.subscribed(len(standin.connections) + 1, len(FOURTEEN_SYMBOLS))
-            yield running
-
-    def collector(self, ws_url: str, **more: str) -> Any:
-        env = environment(
-            self.base, ws_url=ws_url, dsn=self.postgres.dsn, nats_url=self.nats.url, broker=self.broker.address
-        )
-        return collector(env | more, self.log_path)
-
-    def rows(self) -> list[dict[str, Any]]:
-        return reading.in_database(self.postgres.dsn)
-
-    def records(self) -> list[Any]:
-        return reading.in_archive(self.broker.address)
-
-
-@pytest.fixture
-def place(
-    own_postgres: Callable[..., Postgres],
-    own_nats: Callable[..., Nats],
-    own_broker: Callable[..., Broker],
-    clean_environment: dict[str, str],
-    tmp_path: Path,
-) -> Place:
-    return Place(own_postgres(), own_nats(), own_broker(), clean_environment, tmp_path / "collector.log")
 
 
 @pytest.fixture
@@ -85,34 +35,6 @@ def absent_place(
     """All three addresses are known, and nobody is there."""
     servers = own_postgres(start=False), own_nats(start=False), own_broker(start=False)
     return Place(*servers, clean_environment, tmp_path / "collector.log")
-
-
-class Flow:
-    """Quotes of now without end, all symbols in turn, each other than the one before."""
-
-    def __init__(self, standin: StandIn) -> None:
-        self.standin = standin
-        self.sent = 0
-        self._quotes = self._make()
-
-    def _make(self) -> Iterator[Quote]:
-        for n in count():
-            bid = 1.1 + n % 89 / 1e5
-            yield Quote(pair_of(FOURTEEN_SYMBOLS[n % 14]), round(bid + 0.0001, 5), bid, now_ms(), 48)
-
-    def send(self, number: int) -> None:
-        self.standin.send(list(islice(self._quotes, number)))
-        self.sent += number
-
-    async def run(self, per_second: int = 500) -> None:
-        """For ever, in frames of twenty."""
-        while True:
-            self.send(20)
-            await trio.sleep(20 / per_second)
-
-
-def now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 def seqs(records: list[Any]) -> list[int]:

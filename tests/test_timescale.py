@@ -387,9 +387,11 @@ class Flow:
 
 
 @contextlib.asynccontextmanager
-async def flowing(dsn: str, kind: type[TimescaleSink] = TimescaleSink) -> AsyncIterator[Flow]:
-    """Ticks stream into the table during the block; after it each is there, once."""
-    flow = Flow(a_pump(a_sink(dsn, kind=kind)))
+async def flowing(dsn: str, kind: type[TimescaleSink] = TimescaleSink, *, by: str | None = None) -> AsyncIterator[Flow]:
+    """Ticks stream into the table during the block; after it each is there, once. ``by``: the address that the
+    collector has of it, if it is another.
+    """
+    flow = Flow(a_pump(a_sink(by or dsn, kind=kind)))
     with trio.fail_after(PATIENCE_SECONDS):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(flow.pump.run)

@@ -1,0 +1,89 @@
+"""Where a collector runs as a process: three stores, a stand-in Polygon on a socket, and quotes without end."""
+
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager
+from itertools import count, islice
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+import trio
+
+from polygon_live.embedded import Broker, EmbeddedServer, Nats, Postgres
+from polygon_live.model import FOURTEEN_SYMBOLS, pair_of
+from polygon_live.standin import StandIn
+from polygon_live.wire import Quote
+from tests import reading
+from tests.collecting import Running, collector, environment
+from tests.engines.kafka import Kafka
+
+STORES: Final = ("timescale", "nats", "kafka")
+
+
+@attrs.define
+class Place:
+    """Three stores and the environment of a collector on them."""
+
+    postgres: Postgres
+    nats: Nats
+    broker: Broker | Kafka
+    base: Mapping[str, str]
+    log_path: Path
+
+    def server(self, name: str) -> EmbeddedServer:
+        return {"timescale": self.postgres, "nats": self.nats, "kafka": self.broker}[name]
+
+    @asynccontextmanager
+    async def collecting(self, standin: StandIn, **more: str) -> AsyncIterator[Running]:
+        """A stand-in on a socket and a collector that is subscribed to it."""
+        async with standin.listening() as ws_url, self.collector(ws_url, **more) as running:
+            with trio.fail_after(60):
+                await standin.subscribed(len(standin.connections) + 1, len(FOURTEEN_SYMBOLS))
+            yield running
+
+    def collector(self, ws_url: str, **more: str) -> Any:
+        env = environment(
+            self.base, ws_url=ws_url, dsn=self.postgres.dsn, nats_url=self.nats.url, broker=self.broker.address
+        )
+        return collector(env | more, self.log_path)
+
+    def rows(self) -> list[dict[str, Any]]:
+        return reading.in_database(self.postgres.dsn)
+
+    def records(self) -> list[Any]:
+        return reading.in_archive(self.broker.address)
+
+
+class Flow:
+    """Quotes of now without end, all symbols in turn, each other than the one before."""
+
+    def __init__(self, standin: StandIn) -> None:
+        self.standin = standin
+        self.quotes: list[Quote] = []
+        """That were sent."""
+        self._next = self._make()
+
+    @property
+    def sent(self) -> int:
+        return len(self.quotes)
+
+    def _make(self) -> Iterator[Quote]:
+        for n in count():
+            bid = 1.1 + n % 89 / 1e5
+            yield Quote(pair_of(FOURTEEN_SYMBOLS[n % 14]), round(bid + 0.0001, 5), bid, now_ms(), 48)
+
+    def send(self, number: int) -> None:
+        quotes = list(islice(self._next, number))
+        self.standin.send(quotes)
+        self.quotes += quotes
+
+    async def run(self, per_second: int = 500) -> None:
+        """For ever, in frames of twenty."""
+        while True:
+            self.send(20)
+            await trio.sleep(20 / per_second)
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
