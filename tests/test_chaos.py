@@ -1,7 +1,7 @@
 """Faults at random on the whole collector under load: one to three stores at once, at any moment, now and then before
 the last ones are got over. Afterwards every tick is in each store once, whole and in order.
 
-The seed is another one each time. Where a test fails it is printed, with what was done; ``CHAOS_SEED`` takes it again.
+Where a test fails, what was done is printed. ``CHAOS_SEED`` is another seed: see the fixture ``chance``.
 """
 
 import random
