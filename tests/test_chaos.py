@@ -230,6 +230,6 @@ async def test_a_real_broker_may_be_killed_too(real_place: Place, chance: random
     flow = Flow(standin)
     async with place.collecting(standin) as running:
         async with flowing(running, flow):
-            await rounds(3, place, running, REAL, chance, "kafka")
+            await rounds(2, place, running, REAL, chance, "kafka")
         ticks, rows = await agreed(place, flow)
         messages_agree(await in_stream(place.nats.url), ticks, rows, may_wait=True)
