@@ -25,7 +25,7 @@ SLF4J: Final = "1.7.36"
 """The logging of the version of slf4j-api that this Kafka was built with."""
 PLUGIN: Final = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1"
 
-POM: Final = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
+POM: Final = f"""<project>
   <modelVersion>4.0.0</modelVersion>
   <groupId>tests</groupId><artifactId>apache-kafka</artifactId><version>1</version><packaging>pom</packaging>
   <dependencies>
