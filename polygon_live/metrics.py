@@ -36,6 +36,7 @@ class _Snapshots(Collector):
         yield from self._feed()
         yield from self._validator()
         yield from self._sinks()
+        yield _gauge("retention_verified", "1 if three days are kept, as seen lately.", int(state.retention.verified))
         restarts = _counters("task_restarts", "Background tasks started anew after a fault.", "task")
         for watcher in state.watchers:
             restarts.add_metric([watcher.name], watcher.restarts)
@@ -85,6 +86,7 @@ class _Snapshots(Collector):
         connected = _gauges("sink_connected", "1 while the store is connected.", "sink")
         behind = _gauges("sink_behind_seconds", "Age of the oldest tick the store has not acknowledged.", "sink")
         waiting = _gauges("sink_waiting_ticks", "Ticks accepted and not yet acknowledged by the store.", "sink")
+        complaints = _gauges("sink_complaints", "Standing faults of the store that somebody should mend.", "sink")
         counters = {
             "delivered": _counters("sink_delivered", "Ticks the store holds.", "sink"),
             "expired": _counters("sink_expired", "Ticks older than the store keeps.", "sink"),
@@ -96,9 +98,10 @@ class _Snapshots(Collector):
             connected.add_metric([sink.name], int(sink.connected))
             behind.add_metric([sink.name], sink.behind_seconds)
             waiting.add_metric([sink.name], sink.waiting_ticks)
+            complaints.add_metric([sink.name], len(sink.complaints))
             for field, family in counters.items():
                 family.add_metric([sink.name], getattr(sink, field))
-        yield from (connected, behind, waiting, *counters.values())
+        yield from (connected, behind, waiting, complaints, *counters.values())
 
 
 def _gauge(name: str, text: str, value: float, **labels: str) -> GaugeMetricFamily:

@@ -98,7 +98,9 @@ async def test_state_symbols_and_rejects_show_the_evidence() -> None:
 
 
 async def test_metrics_are_prometheus_text_with_the_snapshots_numbers() -> None:
-    state = attrs.evolve(with_sink(dropped=5), rejects=RejectsSnapshot({"validate": {"crossed": 3}}, (), 0))
+    state = attrs.evolve(
+        with_sink(dropped=5, complaints=("a", "b")), rejects=RejectsSnapshot({"validate": {"crossed": 3}}, (), 0)
+    )
     async with served(Shown(state)) as client:
         answer = await client.get("/metrics")
     samples = {
@@ -110,6 +112,8 @@ async def test_metrics_are_prometheus_text_with_the_snapshots_numbers() -> None:
     assert samples["polygon_live_sink_dropped_total", "nats"] == 5
     assert samples["polygon_live_rejects_total", "crossed", "validate"] == 3
     assert samples["polygon_live_feed_streaming",] == 1
+    assert samples["polygon_live_sink_complaints", "nats"] == 2
+    assert samples["polygon_live_retention_verified",] == 1
     assert all(family.documentation for family in text_string_to_metric_families(answer.text))
 
 
