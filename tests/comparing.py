@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from polygon_live.model import canonical_symbol
+from polygon_live.model import Batch, canonical_symbol
 from polygon_live.wire import Quote
 
 COLLECTOR = "polygon-live-1"
@@ -84,3 +84,19 @@ def archive_agrees(records: Sequence[Any], ticks: Sequence[dict[str, Any]], rows
     assert not expected
     assert all(seqs == sorted(seqs) for seqs in by_symbol.values())
     assert all(len(found) == 1 for found in partitions.values())
+
+
+def archived_as_written(records: Sequence[Any], batch: Batch) -> None:
+    """Byte for byte: a symbol's ticks in one partition, in order, and nothing else."""
+    assert len(records) == len(batch)
+    found: dict[str, list[Any]] = defaultdict(list)
+    for record in records:
+        found[record.key.decode()].append(record)
+    for symbol, ones in found.items():
+        expected = [(t, p) for t, p in zip(batch.ticks, batch.payloads, strict=True) if t.symbol == symbol]
+        assert len({record.partition for record in ones}) == 1
+        assert [record.value for record in ones] == [payload for _, payload in expected]
+        assert [record.timestamp for record in ones] == [tick.timestamp_ms for tick, _ in expected]
+        assert [dict(record.headers) for record in ones] == [
+            {"collector": b"test-1", "seq": str(tick.seq).encode()} for tick, _ in expected
+        ]

@@ -22,11 +22,12 @@ def in_database(dsn: str) -> list[dict[str, Any]]:
         return connection.execute("select * from market_ticks order by seq").fetchall()
 
 
-def in_archive(broker: str) -> list[Any]:
-    """Every record of tick_archive, in the order of each partition."""
-    consumer = KafkaConsumer(bootstrap_servers=broker, auto_offset_reset="earliest", enable_auto_commit=False)
+def in_archive(brokers: str, topic: str = TOPIC) -> list[Any]:
+    """Every record of the topic, in the order of each partition."""
+    addresses = brokers.split(",")
+    consumer = KafkaConsumer(bootstrap_servers=addresses, auto_offset_reset="earliest", enable_auto_commit=False)
     try:
-        partitions = [TopicPartition(TOPIC, n) for n in sorted(consumer.partitions_for_topic(TOPIC) or ())]
+        partitions = [TopicPartition(topic, n) for n in sorted(consumer.partitions_for_topic(topic) or ())]
         consumer.assign(partitions)
         consumer.seek_to_beginning(*partitions)
         ends = consumer.end_offsets(partitions)

@@ -17,7 +17,7 @@ import msgspec
 import pytest
 import trio
 import trustme
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition, errors
+from kafka import KafkaConsumer, KafkaProducer, errors
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 
 from polygon_live.channels import WeightedSender, open_weighted_channel
@@ -34,7 +34,9 @@ from polygon_live.rejects import RejectBook
 from polygon_live.sinks.kafka import KafkaSink
 from polygon_live.standin import market
 from tests import servers
+from tests.comparing import archived_as_written
 from tests.engines.kafka import Cluster, Kafka, Lock, cluster
+from tests.reading import in_archive
 from tests.waiting import PATIENCE_SECONDS, in_thread, until
 
 pytestmark = pytest.mark.fetched
@@ -159,7 +161,7 @@ async def under_load(address: str, topic: str, what: Callable[[Pumping], Awaitab
             await p.queue.aclose()
     assert p.delivered == p.offered
     assert p.pump.snapshot().dropped == p.pump.snapshot().set_aside == 0
-    once_each_and_in_order(await in_thread(lambda: read(address, topic)), range(1, p.offered + 1))
+    once_each_and_in_order(await in_thread(lambda: in_archive(address, topic)), range(1, p.offered + 1))
 
 
 def once_each_and_in_order(records: list[Any], seqs: range) -> None:
@@ -169,25 +171,6 @@ def once_each_and_in_order(records: list[Any], seqs: range) -> None:
     assert sum(map(len, found.values())) == len(seqs)
     for n, symbol in enumerate(SYMBOLS):
         assert found[symbol] == [seq for seq in seqs if seq % 8 == n]
-
-
-def read(address: str, topic: str) -> list[Any]:
-    """Every record, in the order of each partition, by a client that shares nothing with the collector's own."""
-    consumer = KafkaConsumer(
-        bootstrap_servers=address.split(","), auto_offset_reset="earliest", enable_auto_commit=False
-    )
-    try:
-        partitions = [TopicPartition(topic, n) for n in sorted(consumer.partitions_for_topic(topic) or ())]
-        consumer.assign(partitions)
-        consumer.seek_to_beginning(*partitions)
-        ends = consumer.end_offsets(partitions)
-        records: list[Any] = []
-        while any(consumer.position(p) < ends[p] for p in partitions):
-            for found in consumer.poll(timeout_ms=200).values():
-                records += found
-        return records
-    finally:
-        consumer.close()
 
 
 def make_topic(address: str, topic: str, *, partitions: int = 2, copies: int = 1, config: Mapping[str, str]) -> None:
@@ -223,19 +206,8 @@ async def test_real_ticks_arrive_byte_for_byte_in_order_per_symbol(
     async with opened(Impatient(access(node.address), topic)) as sink:
         assert (await sink.write(whole)).delivered == len(ticks)
         assert await sink.held(whole) == set(range(len(ticks)))
-    records = await in_thread(lambda: read(node.address, topic))
-    assert len(records) == len(ticks)
-    found: dict[str, list[Any]] = defaultdict(list)
-    for record in records:
-        found[record.key.decode()].append(record)
-    for symbol, ones in found.items():
-        expected = [(t, p) for t, p in zip(ticks, whole.payloads, strict=True) if t.symbol == symbol]
-        assert len({record.partition for record in ones}) == 1
-        assert [record.value for record in ones] == [payload for _, payload in expected]
-        assert [record.timestamp for record in ones] == [tick.timestamp_ms for tick, _ in expected]
-        assert [dict(record.headers) for record in ones] == [
-            {"collector": b"test-1", "seq": str(tick.seq).encode()} for tick, _ in expected
-        ]
+    records = await in_thread(lambda: in_archive(node.address, topic))
+    archived_as_written(records, whole)
 
 
 async def test_the_topic_is_made_as_an_archive_by_two_at_once(node: Kafka, topic: str) -> None:
@@ -400,7 +372,7 @@ async def test_a_record_too_large_is_set_aside_alone(node: Kafka, topic: str, si
         await p.pump.run()
     fits = size < 1850
     assert (p.delivered, p.pump.snapshot().set_aside) == ((40, 0) if fits else (39, 1))
-    seqs = [json.loads(record.value)["seq"] for record in await in_thread(lambda: read(node.address, topic))]
+    seqs = [json.loads(record.value)["seq"] for record in await in_thread(lambda: in_archive(node.address, topic))]
     assert sorted(seqs) == [t.seq for n, t in enumerate(whole.ticks) if fits or n != 17]
     if not fits:
         async with opened(Impatient(access(node.address), topic)) as sink:
@@ -422,7 +394,7 @@ async def test_a_time_that_the_broker_refuses_is_set_aside_alone(node: Kafka, to
     (reject,) = p.rejects.snapshot().latest
     assert (reject.seq, reject.symbol) == (9, "XAUUSD")
     assert f"InvalidTimestampError: Timestamp {ahead_ms} of message" in str(reject)
-    seqs = [json.loads(record.value)["seq"] for record in await in_thread(lambda: read(node.address, topic))]
+    seqs = [json.loads(record.value)["seq"] for record in await in_thread(lambda: in_archive(node.address, topic))]
     assert sorted(seqs) == sorted(set(range(1, 41)) - {9})
 
 
@@ -580,7 +552,7 @@ async def test_over_tls_with_a_scram_login(locked: Kafka, authority: trustme.CA,
             await sink.write(batch(1, 4000))
             unanswered(sink)
             assert await sink.held(batch(1, 5000)) == set(range(1, 4001))
-    once_each_and_in_order(await in_thread(lambda: read(locked.back_door, topic)), range(1, 4001))
+    once_each_and_in_order(await in_thread(lambda: in_archive(locked.back_door, topic)), range(1, 4001))
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from polygon_live.rejects import RejectBook
 from polygon_live.sinks.kafka import KafkaSink
 from polygon_live.standin import market
 from tests import servers
+from tests.comparing import archived_as_written
 from tests.reading import in_archive
 from tests.waiting import PATIENCE_SECONDS, in_thread
 
@@ -89,18 +90,7 @@ async def test_real_ticks_arrive_byte_for_byte_in_order_per_symbol(
         assert written.delivered == len(ticks)
         assert await sink.held(whole) == set(range(len(ticks)))
     records = await in_thread(lambda: in_archive(broker.address))
-    found: dict[str, list[Any]] = defaultdict(list)
-    for record in records:
-        found[record.key.decode()].append(record)
-    for symbol, ones in found.items():
-        expected = [(t, p) for t, p in zip(ticks, whole.payloads, strict=True) if t.symbol == symbol]
-        assert len({record.partition for record in ones}) == 1
-        assert [record.value for record in ones] == [payload for _, payload in expected]
-        assert [record.timestamp for record in ones] == [tick.timestamp_ms for tick, _ in expected]
-        assert [dict(record.headers) for record in ones] == [
-            {"collector": b"test-1", "seq": str(tick.seq).encode()} for tick, _ in expected
-        ]
-    assert len(records) == len(ticks)
+    archived_as_written(records, whole)
 
 
 async def test_the_topic_is_made_as_an_archive_by_two_at_once(broker: Broker) -> None:

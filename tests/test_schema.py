@@ -20,6 +20,7 @@ from polygon_live.engines.postgres.storage import HOUR
 from polygon_live.errors import StoreMisconfigured, StoreUnavailable
 from polygon_live.model import Batch, Tick
 from polygon_live.sinks.timescale import TimescaleSink
+from tests import hypertables
 from tests.reading import in_database
 
 pytestmark = pytest.mark.engine
@@ -27,23 +28,7 @@ pytestmark = pytest.mark.engine
 NOW = datetime(2023, 11, 14, 22, 15, 23, 456000, tzinfo=UTC)
 NOW_MS = 1_700_000_123_456
 
-PLATFORM = """
-    create table market_ticks (
-        tick_id uuid not null default gen_random_uuid(),
-        time timestamp with time zone not null,
-        tenant_id varchar(50) not null default 'system',
-        symbol varchar(20) not null,
-        bid numeric(18,5) not null,
-        ask numeric(18,5) not null,
-        mid numeric(18,6) not null,
-        spread numeric(10,5) not null,
-        timestamp_ms bigint not null,
-        exchange varchar(10),
-        source varchar(50) not null,
-        event_type varchar(20),
-        ingested_at timestamp with time zone not null default now(),
-        primary key (time, tick_id)
-    ) partition by range (time)"""
+PLATFORM = hypertables.PLATFORM + " partition by range (time)"
 """The columns of the platform's table, in types that such tables have."""
 A_DAY = """
     create table ticks_of_the_14th partition of market_ticks
