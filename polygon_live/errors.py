@@ -4,6 +4,7 @@
 
     PolygonLiveError
     ├── ConfigurationError        the operator's: nothing starts, exit 78, every fault listed at once
+    ├── InternalFault             a bug: exit 70
     ├── FeedError                 Polygon or the way there: the feed decides how long to wait (see feed.py)
     │   ├── DialFailed            no WebSocket came about: try the next address
     │   ├── FeedDropped           it was open and is gone, whoever closed it
@@ -11,10 +12,13 @@
     │   ├── LoginRefused          wrong key, no plan, no answer in time: never retried hot
     │   ├── TooManyConnections    another instance holds the account's one connection
     │   └── SubscriptionFailed    logged in, but (some) symbols do not stream
+    ├── JournalError              the journal can't be opened or written: exit 74 at the start, 503 while running
+    │   └── JournalHeld           another collector has it open
+    ├── RestError                 Polygon's REST service did not give what was asked for
     └── StoreError                one of the three stores
         ├── StoreUnavailable      away or too slow: try again; what was being written may be there or not
         ├── StoreMisconfigured    it answers, but can't be used as it is: somebody must act; tried again slowly
-        ├── AlreadyHeld           some of these ticks are there already: ask which, write the others
+        ├── StoreContested        another collector of this name has the store's cursor: watched, tried again
         └── RowsRefused           the store will never take (one of) these ticks: find it, set it aside, go on
 
 Foreign errors are translated into these where the foreign library is owned (``engines``), never above.
@@ -31,6 +35,10 @@ class ConfigurationError(PolygonLiveError):
     def __init__(self, *faults: str) -> None:
         super().__init__("\n".join(faults))
         self.faults = faults
+
+
+class InternalFault(PolygonLiveError):
+    """A bug in feed, validator or journal ended the collector, after a drain."""
 
 
 class FeedError(PolygonLiveError):
@@ -79,6 +87,25 @@ class SubscriptionFailed(FeedError):
     reason = "subscription"
 
 
+class JournalError(PolygonLiveError):
+    """The journal can't be used; the message says which file, why, and what to do."""
+
+
+class JournalHeld(JournalError):
+    """Another process has the journal open; the message says which."""
+
+
+class RestError(PolygonLiveError):
+    """Polygon's REST service refused, failed or answered nonsense. ``again`` tells whether asking later may help, and
+    ``after`` (seconds) when, if the service said so.
+    """
+
+    def __init__(self, message: str, *, again: bool, after: float | None = None) -> None:
+        super().__init__(message)
+        self.again = again
+        self.after = after
+
+
 class StoreError(PolygonLiveError):
     """A store did not do what it was asked."""
 
@@ -91,8 +118,11 @@ class StoreMisconfigured(StoreError):
     """The store answers, but somebody must change something before it can be used; the message says what."""
 
 
-class AlreadyHeld(StoreError):
-    """The store holds some of these ticks already (same ``seq``), and wrote none of the others."""
+class StoreContested(StoreError):
+    """The store's cursor is in the hands of another collector of this name, who may live; the message names its host.
+
+    Nothing was written. Opening again goes on watching it, and takes over when it has not moved for long enough.
+    """
 
 
 class RowsRefused(StoreError):

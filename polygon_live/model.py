@@ -5,8 +5,9 @@ pair and millisecond; so the collector numbers what it accepts (`Tick.seq`), and
 """
 
 import re
-from collections.abc import Collection, Sequence
-from typing import Any, Final, Self
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import Any, Final, Literal, Self
 
 import msgspec
 
@@ -29,6 +30,8 @@ FOURTEEN_SYMBOLS: Final = (
 
 SOURCE_LIVE: Final = "polygon_websocket"
 EVENT_QUOTE: Final = "quote"
+SOURCE_REST: Final = "polygon_rest"
+EVENT_BACKFILL: Final = "quote_backfill"
 
 _PAIR = re.compile(r"(?:C[:.])?([A-Z]{3})[/-]?([A-Z]{3})", re.IGNORECASE)
 
@@ -110,10 +113,17 @@ class Batch(msgspec.Struct, frozen=True):
         left = type(self)(self.after, self.ticks[:middle], self.payloads[:middle])
         return left, type(self)(left.last, self.ticks[middle:], self.payloads[middle:])
 
-    def without(self, held: Collection[int]) -> Self:
-        """What remains when the ticks with these ``seq`` are left out."""
-        kept = [i for i, tick in enumerate(self.ticks) if tick.seq not in held]
-        return type(self)(self.after, [self.ticks[i] for i in kept], [self.payloads[i] for i in kept])
+    def beyond(self, seq: int) -> Self:
+        """What is left after this ``seq``: nothing, a part, or all of it."""
+        if seq < self.first:
+            return self
+        passed = bisect_right(self.ticks, seq, key=lambda tick: tick.seq)
+        return type(self)(seq, self.ticks[passed:], self.payloads[passed:])
+
+    @classmethod
+    def of_payloads(cls, after: int, payloads: Sequence[bytes]) -> Self:
+        """Read back from what was encoded. Raises msgspec.MsgspecError if that is no JSON of a tick."""
+        return cls(after, [_tick.decode(payload) for payload in payloads], payloads)
 
     @classmethod
     def joined(cls, batches: "Sequence[Batch]") -> "Batch":
@@ -141,6 +151,22 @@ class Reject(msgspec.Struct, frozen=True):
     seq: int | None = None
 
 
+class Interruption(msgspec.Struct, frozen=True):
+    """Travels among the frames: between those before it and those after it there was a time in which nobody listened to
+    these symbols (None: to none of them). It weighs nothing, so it always finds room.
+
+    ``cause`` is one of the causes of ``gap.py``.
+    """
+
+    cause: Literal["disconnect", "mute", "downtime", "overflow"]
+    detail: str
+    symbols: Sequence[str] | None = None
+
+    def __len__(self) -> int:
+        """Nothing."""
+        return 0
+
+
 RAW_LIMIT: Final = 2000
 
 
@@ -150,6 +176,7 @@ def evidence(raw: str) -> str:
 
 
 _encoder = msgspec.json.Encoder()
+_tick = msgspec.json.Decoder(Tick)
 
 
 def encode(value: Any) -> bytes:

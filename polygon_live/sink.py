@@ -1,15 +1,43 @@
-"""What a sink is: it opens, writes a batch, says what it holds, and closes. Nothing else.
+"""What a sink is: it opens and says how far its store is, writes a batch, gives signs of life, and closes.
 
-Retrying, backoff, order, counting and the search for a poison tick belong to the pump, which is the same for all
-three. A sink raises only the StoreErrors of ``errors.py`` (and lets cancellation through).
+Retrying, backoff, order, counting, the search for a poison tick and reading from the journal belong to the pump, which
+is the same for all three. A sink raises only the StoreErrors of ``errors.py`` (and lets cancellation through).
+
+A store's **cursor** is the last ``seq`` of this collector that it holds durably. It moves in the same transaction as
+the ticks, where the engine has transactions, and it says whose it is: ``Identity``.
 """
 
-from collections.abc import Collection, Mapping
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Final, Protocol
 
 import attrs
 
 from polygon_live.model import Batch
+
+MOST_HELD: Final = 100_000
+"""Ticks that are copied back after a power cut: far more than come between two fsyncs."""
+
+
+@attrs.frozen
+class Identity:
+    """Whose cursor it is."""
+
+    collector: str
+    """The name of the ``seq`` series, and of the cursor."""
+    journal: str
+    """The journal's random id. Who comes with another one is somebody else of this name, or has lost his journal."""
+    host: str
+    """For people."""
+
+
+@attrs.frozen
+class Opened:
+    """What was found when a store was opened."""
+
+    cursor: int | None
+    """The last ``seq`` that it holds; None: it has none, and nothing of this collector, or keeps no cursors."""
+    took_over: str | None = None
+    """Whose cursor, of another journal, was dead and is ours now, in words."""
 
 
 @attrs.frozen
@@ -36,29 +64,38 @@ class Sink(Protocol):
     """One store. All methods are called by one task, never at the same time."""
 
     name: str
+    keeps_cursor: ClassVar[bool]
+    """Whether the store itself remembers how far it is. If not, the collector does, a moment behind."""
 
-    async def open(self) -> None:
-        """Connect and make the store ready (set up, verified). Called again after every error that is not RowsRefused
-        or AlreadyHeld: it must drop whatever is left of the connection before. Has its own time limit.
+    async def open(self) -> Opened:
+        """Connect, make the store ready (set up, verified), end what is left of the connection before, and then read
+        the cursor: what it says holds, whatever was unclear before. Called again after every error but RowsRefused. Has
+        its own time limit.
 
-        Raises StoreUnavailable, StoreMisconfigured.
+        Raises StoreUnavailable, StoreMisconfigured, StoreContested.
         """
 
     async def write(self, batch: Batch) -> Written:
-        """Write the batch; return when the store has answered for all of it. Has its own time limit.
+        """Write the batch and move the cursor to its last ``seq``, both or nothing; return when the store has answered
+        for all of it. Has its own time limit.
 
-        Raises StoreUnavailable (what was written is not known), StoreMisconfigured, AlreadyHeld, RowsRefused.
-        """
-
-    async def held(self, batch: Batch) -> Collection[int]:
-        """The ``seq`` of those ticks of the batch that the store certainly holds: asked after an unclear outcome,
-        before anything is sent again.
+        Raises StoreUnavailable (what was written is not known), StoreMisconfigured, StoreContested, RowsRefused
+        (nothing was written).
         """
 
     async def check(self) -> None:
-        """Ask the store for a sign of life: called while there is nothing to write. Has its own time limit.
+        """Ask the store for a sign of life and give one: called while there is nothing to write. Has its own limit.
 
-        Raises StoreUnavailable, StoreMisconfigured.
+        Raises StoreUnavailable, StoreMisconfigured, StoreContested.
+        """
+
+    async def held_after(self, seq: int) -> Sequence[bytes]:
+        """The JSON of the ticks of this collector that the store holds with a ``seq`` above this one and not above
+        its cursor, in ``seq`` order: asked after a power cut, when the store has more than the journal. A store that
+        can't tell has none.
+
+        Raises StoreUnavailable, also if there are more than ``MOST_HELD``: a journal that is a day old is no power cut,
+        and a day does not fit into memory. Raises StoreMisconfigured.
         """
 
     async def aclose(self) -> None:
