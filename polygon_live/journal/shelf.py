@@ -1,0 +1,154 @@
+"""The segments of a folder: which there are, and each open file of them. What is damaged is set aside, not fatal."""
+
+from collections.abc import Generator
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Final
+
+from polygon_live.errors import JournalError
+from polygon_live.journal.database import Damaged, Sync, remove, set_aside, translated
+from polygon_live.journal.segment import Extent, Segment, Stored
+
+MOST_READERS: Final = 4
+"""Sealed segments that are kept open: three stores may each be somewhere else."""
+
+
+class Shelf:
+    """``extents`` is replaced, never changed: another thread may read it at any time."""
+
+    def __init__(self, folder: Path, sync: Sync) -> None:
+        self._folder = folder
+        self._sync = sync
+        self._readers: dict[Path, Segment] = {}
+        self._active: Segment | None = None
+        self._loose: list[Path] = []
+        """Retired, and not known to be durable."""
+        self.extents: tuple[Extent, ...] = ()
+
+    def load(self) -> list[int]:
+        """Find what is there, migrate it, seal what a crash left, set aside what is damaged. Returns the first numbers
+        of damaged segments. Raises JournalError.
+        """
+        damaged, extents = [], []
+        for path in sorted(self._folder.glob("journal-*.db")):
+            try:
+                extent = self._settled(path)
+            except Damaged:
+                damaged.append(_number(path))
+                set_aside(path)
+            else:
+                if extent is None:  # a crash before its first batch
+                    remove(path)
+                else:
+                    extents.append(extent)
+        self.extents = tuple(extents)
+        return damaged
+
+    def _settled(self, path: Path) -> Extent | None:
+        with closing(Segment.open(path, sync=self._sync)) as segment:
+            segment.seal()
+            return segment.extent
+
+    @property
+    def active(self) -> Segment | None:
+        """The one that is being appended to."""
+        return self._active
+
+    def oldest_sealed(self) -> Extent | None:
+        """What may be removed next."""
+        sealed = self.extents[:-1] if self._active and self._active.extent else self.extents
+        return sealed[0] if sealed else None
+
+    def begin(self, first: int) -> Segment:
+        """A new active segment, for batches from this number on. Raises JournalError."""
+        self.retire()
+        path = self._folder / f"journal-{first:020}.db"
+        try:
+            self._active = Segment.open(path, sync=self._sync)
+        except JournalError:
+            with suppress(JournalError):
+                remove(path)  # a full disk would leave one of these for each attempt
+            raise
+        return self._active
+
+    def appended(self) -> None:
+        """The active segment has more than before."""
+        if self._active and (extent := self._active.extent):
+            before = self.extents[:-1] if self.extents and self.extents[-1].path == extent.path else self.extents
+            self.extents = (*before, extent)
+
+    def retire(self) -> None:
+        """Seal the active segment. If that can't be done it stays as it is: it is found unsealed at the next start, and
+        until then ``sync`` asks for its durability.
+        """
+        segment, self._active = self._active, None
+        if segment is None:
+            return
+        self._loose.append(segment.path)
+        try:
+            with closing(segment):
+                segment.seal()
+            if segment.extent is None:
+                remove(segment.path)
+            self._loose.remove(segment.path)
+        except JournalError:
+            return
+        if segment.extent is not None:
+            self.extents = (*self.extents[:-1], segment.extent)
+
+    def sync(self) -> None:
+        """Older ones first. Raises JournalError."""
+        while self._loose:
+            with translated(self._loose[0], "made durable"):
+                self._sync(self._loose[0])
+            self._loose.pop(0)
+        if self._active:
+            self._active.sync()
+
+    def drop(self, extent: Extent) -> None:
+        """Remove a sealed segment. Raises JournalError."""
+        self._forget_reader(extent.path)
+        remove(extent.path)
+        self.extents = tuple(e for e in self.extents if e.path != extent.path)
+
+    def stored(self, after: int) -> Generator[Stored | Extent, None, None]:
+        """The rows of all segments with a ``seq`` above this one; the extent of a file where it can't be read on. Close
+        it. Raises JournalError.
+        """
+        for extent in self.extents:
+            if extent.last > after:
+                try:
+                    with closing(self._reader(extent.path).stored(after)) as rows:
+                        yield from rows
+                except Damaged:
+                    self._forget_reader(extent.path)
+                    yield extent
+
+    def _reader(self, path: Path) -> Segment:
+        if self._active and self._active.path == path:
+            return self._active
+        if not path.exists():
+            raise Damaged(f"{path} is gone: somebody removed it")
+        segment = self._readers.pop(path, None) or Segment.open(path, sync=self._sync)
+        self._readers[path] = segment  # the latest used is the last
+        if len(self._readers) > MOST_READERS:
+            self._forget_reader(next(iter(self._readers)))
+        return segment
+
+    def _forget_reader(self, path: Path) -> None:
+        if reader := self._readers.pop(path, None):
+            reader.close()
+
+    def close(self) -> None:
+        """Seal and let go of everything. Raises JournalError if what was appended is not durable."""
+        self.retire()
+        for path in list(self._readers):
+            self._forget_reader(path)
+        self.sync()
+
+
+def _number(path: Path) -> int:
+    try:
+        return int(path.stem.removeprefix("journal-"))
+    except ValueError:
+        raise JournalError(f"{path} is no segment's name; move the file out of the journal's folder") from None
