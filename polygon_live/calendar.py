@@ -6,7 +6,7 @@ daylight saving. Holidays are nowhere listed: whoever asks must bear a market th
 """
 
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
 from polygon_live.model import is_metal
@@ -14,10 +14,13 @@ from polygon_live.model import is_metal
 NEW_YORK = ZoneInfo("America/New_York")
 Sessions = Callable[[str, int], int | None]
 """Symbol and Unix ms to the start of the session that holds then, None if the market is closed."""
+Stretches = Callable[[str, int, int], list[tuple[int, int]]]
+"""Symbol and two Unix ms, the earlier first, to the parts of the time between in which the market is open."""
 
 FRIDAY, SATURDAY, SUNDAY = 4, 5, 6
 CLOSE_HOUR = 17
 METALS_OPEN_HOUR = 18
+LONGEST_SESSION = timedelta(days=5)
 
 
 def open_since(symbol: str, at_ms: int) -> int | None:
@@ -38,6 +41,43 @@ def open_since(symbol: str, at_ms: int) -> int | None:
     return round(began.timestamp() * 1000)
 
 
+def open_stretches(symbol: str, from_ms: int, to_ms: int) -> list[tuple[int, int]]:
+    """The parts of the time from ``from_ms`` to ``to_ms``, the later one included, in which the market is open.
+
+    A session's end is in its stretch; so a stretch may be one moment long, and none overlaps the next.
+    """
+    stretches = []
+    day = _day(from_ms) - LONGEST_SESSION
+    last = _day(to_ms)
+    while day <= last:
+        session = _session_from(symbol, day)
+        if session is not None and session[0] <= to_ms and from_ms < session[1]:
+            stretches.append((max(from_ms, session[0]), min(to_ms, session[1])))
+        day += timedelta(days=1)
+    return stretches
+
+
+def _session_from(symbol: str, day: date) -> tuple[int, int] | None:
+    """The session that begins on this day in New York: from when to when."""
+    if is_metal(symbol):
+        begins = day.weekday() not in {FRIDAY, SATURDAY}
+        return (_at(day, METALS_OPEN_HOUR), _at(day + timedelta(days=1), CLOSE_HOUR)) if begins else None
+    return (_at(day, CLOSE_HOUR), _at(day + LONGEST_SESSION, CLOSE_HOUR)) if day.weekday() == SUNDAY else None
+
+
+def _day(at_ms: int) -> date:
+    return datetime.fromtimestamp(at_ms / 1000, NEW_YORK).date()
+
+
+def _at(day: date, hour: int) -> int:
+    return round(datetime.combine(day, time(hour), NEW_YORK).timestamp() * 1000)
+
+
 def always_open(_symbol: str, _at_ms: int) -> int:
     """The sessions of a simulated market, which never closes."""
     return 0
+
+
+def all_of_it(_symbol: str, from_ms: int, to_ms: int) -> list[tuple[int, int]]:
+    """The stretches of a simulated market, which never closes."""
+    return [(from_ms, to_ms)]

@@ -5,7 +5,7 @@ Nobody upstream ever waits for somebody downstream: what does not fit is refused
 
 import math
 from collections.abc import Sized
-from typing import Generic, Self, TypeVar
+from typing import Generic, TypeVar
 
 import trio
 
@@ -27,14 +27,15 @@ class WeightedSender(trio.abc.AsyncResource, Generic[T]):
         self._channel = channel
         self._level = level
 
-    def offer(self, item: T) -> bool:
-        """Put the item in if there is room for its ``len()``; False if not. An empty channel takes any item.
+    def offer(self, item: T, *, spare: int = 0) -> bool:
+        """Put the item in if there is room for its ``len()``, and for ``spare`` more; False if not. An empty channel
+        takes any item, and what weighs nothing always finds room.
 
         Raises trio.BrokenResourceError when the receiver is gone.
         """
         level = self._level
         weight = len(item)
-        if level.held and level.held + weight > level.limit:
+        if weight and level.held and level.held + weight > level.limit - spare:
             return False
         self._channel.send_nowait(item)
         level.held += weight
@@ -44,6 +45,11 @@ class WeightedSender(trio.abc.AsyncResource, Generic[T]):
     def held(self) -> int:
         """The weight that waits in the channel now."""
         return self._level.held
+
+    @property
+    def limit(self) -> int:
+        """The weight that it may hold."""
+        return self._level.limit
 
     async def aclose(self) -> None:
         """Close this end; the receiver sees the rest, then the end."""
@@ -74,25 +80,14 @@ class WeightedReceiver(trio.abc.AsyncResource, Generic[T]):
         self._level.held -= weight
         return items
 
-    def __aiter__(self) -> Self:
-        """Single items, to the end."""
-        return self
-
-    async def __anext__(self) -> T:
-        """The next item."""
-        try:
-            return (await self.receive_some(1))[0]
-        except trio.EndOfChannel:
-            raise StopAsyncIteration from None
-
     async def aclose(self) -> None:
         """Close this end."""
         await self._channel.aclose()
 
 
-def open_weighted_channel(limit: int, of: type[T]) -> tuple[WeightedSender[T], WeightedReceiver[T]]:
+def open_weighted_channel(limit: int, of: type[T] | None = None) -> tuple[WeightedSender[T], WeightedReceiver[T]]:
     """A channel that holds items of type ``of`` up to a total ``len()`` of ``limit``."""
-    del of  # names the type for the reader and the type checker
+    del of  # names the type, for the reader and the type checker, where nothing else does
     send, receive = trio.open_memory_channel[T](math.inf)
     level = _Level(limit)
     return WeightedSender(send, level), WeightedReceiver(receive, level)

@@ -3,6 +3,8 @@
 Rules of this file's state:
 
 - The socket is always read. What does not fit into ``frames`` is dropped there and counted; the feed never waits.
+- Whenever nobody listened for a while, an interruption stands among the frames. An orderly stop is none: the next run
+  knows since when no collector ran.
 - One task owns a socket (``_own_socket``), another holds the conversation on it. ``stop()`` cancels the conversation
   only, so that the owner can still say goodbye properly: Polygon keeps the account's only slot taken for a while after
   a connection that just vanished.
@@ -37,8 +39,9 @@ from polygon_live.errors import (
     SubscriptionFailed,
     TooManyConnections,
 )
+from polygon_live.frames import Heard, Intake
 from polygon_live.login import Login, Phase
-from polygon_live.model import pair_of
+from polygon_live.model import Interruption, pair_of
 from polygon_live.redial import Redial
 from polygon_live.status import FeedSnapshot
 from polygon_live.watch import ACK_SECONDS, SymbolWatch
@@ -50,7 +53,6 @@ IDLE_SECONDS: Final = 30.0
 PONG_SECONDS: Final = 10.0
 QUIET_SECONDS: Final = 900.0
 """A silent connection that may be in order is made anew at most this often."""
-SAY_AGAIN_MS: Final = 60_000
 
 log = structlog.get_logger()
 
@@ -68,7 +70,7 @@ class Feed:
         key: Secret,
         symbols: Sequence[str],
         reconnect_delay: float,
-        frames: WeightedSender[wire.Frame],
+        frames: WeightedSender[Heard],
         heard: Callable[[str], float],
         wall_ms: Callable[[], int],
         rng: random.Random,
@@ -78,7 +80,7 @@ class Feed:
         self._urls = tuple(urls)
         self._key = key
         self._symbols = tuple(symbols)
-        self._frames = frames
+        self._intake = Intake(frames)
         self._wall_ms = wall_ms
         self._dial = dial
         self._redial = Redial(reconnect_delay, rng)
@@ -97,8 +99,6 @@ class Feed:
         self._error: FeedError | None = None
         self._error_ms: int | None = None
         self._retry_at_ms: int | None = None
-        self._frame_count = self._characters = self._dropped = 0
-        self._dropped_ms: int | None = None
 
     def stop(self) -> None:
         """End the conversation; ``run`` says goodbye to Polygon, closes the channel and returns."""
@@ -106,7 +106,7 @@ class Feed:
 
     async def run(self) -> None:
         """Stream until stopped. Whatever happens on the way to Polygon, it goes on."""
-        async with self._frames, trio.open_nursery() as sockets:
+        async with self._intake.channel, trio.open_nursery() as sockets:
             with self._running:
                 untried = len(self._urls)
                 while True:
@@ -138,10 +138,12 @@ class Feed:
         leave, closed = trio.Event(), trio.Event()
         try:
             ws = await sockets.start(self._own_socket, self._url, leave, closed)
-        except DialFailed as why:
-            return why
+        except DialFailed as failed:
+            return failed
         try:
-            return await self._converse(ws)
+            why = await self._converse(ws)
+            self._intake.interrupted(Interruption("disconnect", str(why)))
+            return why
         finally:
             self._state = "closing"
             leave.set()
@@ -174,7 +176,7 @@ class Feed:
             with trio.fail_after(LOGIN_SECONDS):
                 while login.phase is not Phase.SUBSCRIBED:
                     message = await ws.get_message()
-                    self._take(message)
+                    self._intake.take(message, self._wall_ms())
                     await self._hear(ws, login, message)
         except trio.TooSlowError:
             told = f"let {LOGIN_SECONDS:g} s pass while {login.phase.value}{_said(login)}"
@@ -204,7 +206,7 @@ class Feed:
             while True:
                 message = await ws.get_message()
                 self._last_message = trio.current_time()
-                self._take(message)
+                self._intake.take(message, self._wall_ms())
                 if wire.may_hold_status(message):
                     await self._hear(ws, login, message)
                 elif self._streaming_since == math.inf:
@@ -213,17 +215,6 @@ class Feed:
             return closed_error(why)
         except FeedError as why:
             return why
-
-    def _take(self, message: str | bytes) -> None:
-        self._frame_count += 1
-        self._characters += len(message)
-        now_ms = self._wall_ms()
-        if self._frames.offer(wire.Frame(message, now_ms)):
-            return
-        if self._dropped_ms is None or now_ms - self._dropped_ms > SAY_AGAIN_MS:
-            log.error("memory for messages is full: they are dropped unjudged", dropped_before=self._dropped)
-        self._dropped += 1
-        self._dropped_ms = now_ms
 
     async def _hear(self, ws: WebSocketConnection, login: Login, message: str | bytes) -> None:
         for status in wire.statuses(message):
@@ -253,6 +244,10 @@ class Feed:
                     end(_nothing_acknowledged(login))
                     return
                 self._announce(login)
+            silent = (*decision.resubscribe, *decision.reconnect, *decision.report)
+            if silent:
+                told = f"no acknowledgement, or no tick in market hours{_said(login)}"
+                self._intake.interrupted(Interruption("mute", told, silent))
             if decision.reconnect:
                 names = ", ".join(decision.reconnect)
                 end(SubscriptionFailed(f"no acknowledgement, or no tick in market hours, for {names}{_said(login)}"))
@@ -327,11 +322,11 @@ class Feed:
             acknowledged=tuple(sorted(login.acknowledged)) if login else (),
             silent=self._watch.silent(),
             refusals=tuple(login.refusals) if login else (),
-            frames=self._frame_count,
-            characters=self._characters,
-            dropped_frames=self._dropped,
-            last_dropped_ms=self._dropped_ms,
-            waiting_characters=self._frames.held,
+            frames=self._intake.count,
+            characters=self._intake.characters,
+            dropped_frames=self._intake.dropped,
+            last_dropped_ms=self._intake.dropped_ms,
+            waiting_characters=self._intake.channel.held,
         )
 
 

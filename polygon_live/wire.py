@@ -66,7 +66,8 @@ class Frame(msgspec.Struct, frozen=True, gc=False):
 
 class Undecodable(msgspec.Struct, frozen=True):
     """An element, or a whole frame, that is none of the known events. ``reason`` is one of ``bad_frame`` (the frame
-    is no JSON array), ``bad_event`` (no object, or an unknown ``ev``), ``bad_field`` (missing or wrong-typed).
+    is no JSON array), ``bad_event`` (no object, or an unknown ``ev``), ``bad_field`` (missing or wrong-typed),
+    ``not_asked_for`` (of the past, and of another time than was asked for).
     """
 
     reason: str

@@ -9,11 +9,11 @@ import trio.testing
 
 from polygon_live import wire
 from polygon_live.calendar import Sessions, always_open
-from polygon_live.channels import open_weighted_channel
 from polygon_live.config import Limits, Secret
 from polygon_live.dial import Dial
 from polygon_live.feed import Feed
-from polygon_live.model import Reject, Tick, pair_of
+from polygon_live.frames import open_frames, parted
+from polygon_live.model import Interruption, Reject, Tick, pair_of
 from polygon_live.standin import Connection, StandIn
 from polygon_live.validate import Validator
 
@@ -51,7 +51,7 @@ class World:
         self.began = trio.current_time()
         self._starts_ms = starts_ms
         self.validator = Validator(symbols, Limits(), now_ms=self.wall_ms, first_seq=0)
-        frames_in, self.frames = open_weighted_channel(frames_max, wire.Frame)
+        frames_in, self.frames = open_frames(frames_max)
         self.feed = Feed(
             urls=urls,
             key=Secret(key),
@@ -66,6 +66,8 @@ class World:
         )
         self.ticks: list[Tick] = []
         self.rejects: list[Reject] = []
+        self.heard: list[Tick | Interruption] = []
+        """Everything in its order."""
 
     def wall_ms(self) -> int:
         return self._starts_ms + round(self.now * 1000)
@@ -81,18 +83,32 @@ class World:
         return [round(at - self.began, 3) for at, _url in self.standin.dialled]
 
     @property
+    def interruptions(self) -> list[Interruption]:
+        return [item for item in self.heard if isinstance(item, Interruption)]
+
+    @property
+    def came(self) -> list[str]:
+        """Symbols of ticks and causes of interruptions, in their order."""
+        return [item.cause if isinstance(item, Interruption) else item.symbol for item in self.heard]
+
+    @property
     def state(self) -> str:
         return self.feed.snapshot().state
 
     async def judge(self) -> None:
         while True:
             try:
-                frames = await self.frames.receive_some(2**16)
+                heard = await self.frames.receive_some(2**16)
             except trio.EndOfChannel:
                 return
-            ticks, refused = self.validator.judge(frames, trio.current_time())
-            self.ticks += ticks
-            self.rejects += refused
+            for part in parted(heard):
+                if isinstance(part, Interruption):
+                    self.heard.append(part)
+                    continue
+                ticks, refused = self.validator.judge(part, trio.current_time())
+                self.heard += ticks
+                self.ticks += ticks
+                self.rejects += refused
 
     def quote(self, symbol: str = "EURUSD") -> wire.Quote:
         """A good quote of now, another one at each millisecond."""

@@ -2,10 +2,10 @@ from datetime import datetime
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from polygon_live.calendar import always_open, open_since
+from polygon_live.calendar import all_of_it, always_open, open_since, open_stretches
 
 NEW_YORK = ZoneInfo("America/New_York")
 HOUR_MS = 3_600_000
@@ -81,3 +81,45 @@ def test_open_since_is_the_start_of_the_session_it_is_in(at_ms: int, symbol: str
 
 def test_a_simulated_market_never_closes() -> None:
     assert always_open("XAUUSD", ny("2026-06-06T12:00:00")) is not None
+    assert all_of_it("XAUUSD", ny("2026-06-06T12:00:00"), ny("2026-06-07T12:00:00")) == [
+        (ny("2026-06-06T12:00:00"), ny("2026-06-07T12:00:00"))
+    ]
+
+
+def test_a_year_of_stretches_is_the_weeks_of_currencies_and_the_days_of_metals() -> None:
+    begin, end = ny("2026-01-01T00:00:00"), ny("2027-01-01T00:00:00")
+    weeks = open_stretches("EURUSD", begin, end)
+    days = open_stretches("XAUUSD", begin, end)
+    hours = [(b - a) / HOUR_MS for a, b in weeks]
+    assert (hours[0], hours[-1]) == (24 + 17, 4 * 24 + 7)
+    assert hours[1:-1] == [120.0] * 51, "New York's clocks change while the market is closed"
+    assert [(b - a) / HOUR_MS for a, b in days] == [17.0, *[23.0] * (1 + 51 * 5 + 4), 6.0]
+
+
+@pytest.mark.parametrize("symbol", ["EURUSD", "XAUUSD"])
+@pytest.mark.parametrize(
+    ("at", "utc"),
+    [("2026-03-06", "22:00"), ("2026-03-13", "21:00"), ("2026-10-30", "21:00"), ("2026-11-06", "22:00")],
+)
+def test_the_week_ends_at_another_hour_of_utc_after_each_change(symbol: str, at: str, utc: str) -> None:
+    noon = ny(f"{at}T12:00:00")
+    (stretch,) = open_stretches(symbol, noon, noon + 24 * HOUR_MS)
+    assert stretch == (noon, round(datetime.fromisoformat(f"{at}T{utc}:00Z").timestamp() * 1000))
+
+
+MOMENTS = st.integers(0, 4_000_000_000_000)
+
+
+@settings(deadline=None)
+@given(MOMENTS, st.integers(0, 21 * 24 * HOUR_MS), st.data(), st.sampled_from(["EURUSD", "XAUUSD"]))
+def test_stretches_hold_just_the_open_moments(begin: int, length: int, data: st.DataObject, symbol: str) -> None:
+    end = begin + length
+    stretches = open_stretches(symbol, begin, end)
+    edges = [at for stretch in stretches for at in stretch]
+    assert edges == sorted(edges)
+    assert len(set(stretches)) == len(stretches)
+    around = [at + n for at in edges for n in (-1, 0, 1) if begin <= at + n <= end]
+    for at in [*around, begin, end, data.draw(st.integers(begin, end))]:
+        inside = any(a <= at <= b for a, b in stretches)
+        ends_there = any(at == b for _a, b in stretches)  # where a session ends, the market is closed already
+        assert inside == is_open(symbol, at) or ends_there

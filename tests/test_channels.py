@@ -23,6 +23,28 @@ async def test_an_empty_channel_takes_any_item() -> None:
     assert send.held == 0
 
 
+async def test_what_weighs_nothing_always_finds_room() -> None:
+    send, receive = open_weighted_channel(10, bytes)
+    for item in (b"x" * 100, b"", b""):
+        assert send.offer(item)
+    assert not send.offer(b"x")
+    assert send.held == 100
+    assert await receive.receive_some(1) == [b"x" * 100]
+    assert send.held == 0
+    assert send.offer(b"y")
+    assert await receive.receive_some(1) == [b"", b"", b"y"]
+
+
+async def test_room_can_be_asked_to_spare() -> None:
+    send, receive = open_weighted_channel(10, bytes)
+    assert send.limit == 10
+    send.offer(b"xxxx")
+    assert not send.offer(b"xxxx", spare=3)
+    assert send.offer(b"xxxx", spare=2)
+    await receive.receive_some(10)
+    assert send.offer(b"x" * 10, spare=5), "an empty channel takes any item"
+
+
 async def test_receive_some_takes_what_is_there_up_to_its_measure() -> None:
     send, receive = open_weighted_channel(100, bytes)
     for _ in range(10):

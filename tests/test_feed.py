@@ -8,6 +8,7 @@ from trio.testing import MockClock
 
 from polygon_live import wire
 from polygon_live.calendar import open_since
+from polygon_live.model import Interruption
 from polygon_live.standin import Script, StandIn
 from polygon_live.standin.faults import ENDINGS, bad_frames, odd_frames
 from tests.feeding import KEY, OTHER_URL, PRICES, URL, feeding
@@ -97,6 +98,7 @@ async def test_every_ending_costs_one_reconnect_and_its_own_delay(autojump_clock
         connection = await world.subscribed()
         await world.stream(20)
         before = len(world.ticks)
+        assert world.came == [*PRICES] * 20
         last = world.now - 1 if name == "half-open" else world.now
         ENDINGS[name](connection)
         again = await world.subscribed(2)
@@ -106,7 +108,10 @@ async def test_every_ending_costs_one_reconnect_and_its_own_delay(autojump_clock
         await world.stream(20)
         assert len(world.ticks) == before + 40
         assert world.dialled == [0, world.dialled[1]]
-        assert world.feed.snapshot().endings == {CALLED.get(name, name.replace("-", "_")): 1}
+        snapshot = world.feed.snapshot()
+        assert snapshot.endings == {CALLED.get(name, name.replace("-", "_")): 1}
+        assert world.came == [*PRICES] * 20 + ["disconnect"] + [*PRICES] * 20
+        assert world.interruptions == [Interruption("disconnect", str(snapshot.last_error))]
 
 
 async def test_half_open_is_seen_ten_seconds_after_the_unanswered_ping(autojump_clock: MockClock) -> None:
@@ -121,6 +126,17 @@ async def test_half_open_is_seen_ten_seconds_after_the_unanswered_ping(autojump_
         await world.until(61)
         assert world.feed.snapshot().endings == {"silent": 1}
         assert "answers no ping: no message for 40 s" in str(world.feed.snapshot().last_error)
+
+
+async def test_an_interruption_is_told_as_soon_as_the_connection_is_given_up(autojump_clock: MockClock) -> None:
+    async with feeding() as world:
+        connection = await world.subscribed()
+        await world.stream(20)
+        connection.hush()
+        await world.until(58.9)
+        assert world.interruptions == []
+        await world.until(59)
+        assert [i.cause for i in world.interruptions] == ["disconnect"], "the goodbye may take a while"
 
 
 async def test_delays_double_up_to_a_minute_and_only_ten_seconds_of_streaming_reset_them(
@@ -151,6 +167,7 @@ async def test_nobody_there_at_the_start(autojump_clock: MockClock) -> None:
         assert snapshot.state == "waiting"
         assert snapshot.last_error == "ws://first.example/forex can't be reached: nobody listens"
         assert snapshot.retry_at_ms == world.wall_ms() + 55_000
+        assert world.interruptions == [], "who never listened was not interrupted"
         standin.unreachable = set()
         await world.subscribed()
         assert world.now == 135
@@ -266,6 +283,8 @@ async def test_one_symbol_without_acknowledgement_is_subscribed_anew_then_dialle
         await world.until(10.1)
         assert world.state == "streaming"
         assert first.requests[2:] == [wire.Request("unsubscribe", "C.XAU/USD"), wire.Request("subscribe", "C.XAU/USD")]
+        assert world.came[:10] == ["EURUSD"] * 10
+        assert sorted(world.came[10:]) == ["EURUSD", "mute"], "both are due in the tenth second"
         await world.until(20.1)
         assert "for XAUUSD" in str(world.feed.snapshot().last_error)
         await world.until(599)
@@ -274,6 +293,10 @@ async def test_one_symbol_without_acknowledgement_is_subscribed_anew_then_dialle
         assert snapshot.silent == ("XAUUSD",)
         assert snapshot.acknowledged == ("EURUSD",)
         assert snapshot.refusals == (("not authorized",) if how == "unauthorized" else ())
+        assert [i.cause for i in world.interruptions] == ["mute", "mute", "disconnect", "mute"]
+        assert [i.symbols for i in world.interruptions] == [("XAUUSD",), ("XAUUSD",), None, ("XAUUSD",)]
+        said = "; Polygon says: 'not authorized'" if how == "unauthorized" else ""
+        assert world.interruptions[0].detail == f"no acknowledgement, or no tick in market hours{said}"
         assert sum(t.symbol == "EURUSD" for t in world.ticks) > 590
         nursery.cancel_scope.cancel()
 
@@ -285,6 +308,9 @@ async def test_one_acknowledged_and_mute_symbol_goes_the_same_way_and_comes_back
         nursery.start_soon(world.stream, 5000)
         await world.until(301)
         assert [r.action for r in first.requests[2:]] == ["unsubscribe", "subscribe"]
+        assert world.interruptions == [
+            Interruption("mute", "no acknowledgement, or no tick in market hours", ("XAUUSD",))
+        ]
         await world.until(601)
         assert "or no tick in market hours, for XAUUSD" in str(world.feed.snapshot().last_error)
         await world.until(3000)
@@ -350,6 +376,7 @@ async def test_a_weekend_is_no_storm(autojump_clock: MockClock, *, pongs: bool, 
         await world.until(4 * 3600)
         assert 1 <= len(world.dialled) <= most
         assert world.feed.snapshot().silent == ()
+        assert {i.cause for i in world.interruptions} <= {"disconnect"}, "no symbol is mute while its market is closed"
 
 
 async def test_a_stop_says_goodbye_at_once(autojump_clock: MockClock) -> None:
@@ -362,6 +389,7 @@ async def test_a_stop_says_goodbye_at_once(autojump_clock: MockClock) -> None:
         assert connection.goodbye == 1000
         await trio.testing.wait_all_tasks_blocked()
         assert world.state == "stopped"
+        assert world.interruptions == [], "the next run knows since when no collector ran"
 
 
 @pytest.mark.parametrize("script", [Script(greeting=None), Script(login="ignore"), Script(login="refuse")])
@@ -390,11 +418,43 @@ async def test_a_full_channel_drops_and_counts_and_the_socket_is_read_on(autojum
             await world.stream(50)
             snapshot = world.feed.snapshot()
             assert snapshot.dropped_frames > 30
-            assert snapshot.frames == snapshot.dropped_frames + len(await world.frames.receive_some(10**6))
+            *frames, interruption = await world.frames.receive_some(10**6)
+            assert snapshot.frames == snapshot.dropped_frames + len(frames)
+            assert interruption == Interruption("overflow", "the memory for messages was full"), (
+                "though nothing came after"
+            )
             assert connection.open
             assert snapshot.waiting_characters <= 1000
     said = [entry for entry in told if "dropped unjudged" in entry["event"]]
     assert [entry["dropped_before"] for entry in said] == [0], "once, not for each"
+
+
+async def test_an_overflow_is_marked_where_the_loss_is_and_ends_when_there_is_room_to_spare(
+    autojump_clock: MockClock,
+) -> None:
+    async with feeding(judging=False, frames_max=1600) as world:
+        await world.subscribed()
+        await world.frames.receive_some(10**6)
+        weight = len(wire.encode([world.quote()]))  # the same for each
+        room = 1600 // weight
+        for _ in range(room + 1):
+            await world.stream(1, "EURUSD")
+        assert world.feed.snapshot().dropped_frames == 1
+        (first,) = await world.frames.receive_some(1)
+        await world.stream(1, "EURUSD")
+        assert world.feed.snapshot().dropped_frames == 2, "it would fit, with little to spare"
+        for _ in range(3):
+            await world.frames.receive_some(1)
+        await world.stream(6, "EURUSD")
+        came = [first, *await world.frames.receive_some(10**6)]
+        kinds = [type(item) for item in came]
+        assert kinds.count(Interruption) == 2
+        assert kinds.index(Interruption) == 1 + room - 4
+        assert isinstance(came[-1], Interruption)
+        at = [item.received_ms for item in came if isinstance(item, wire.Frame)]
+        lost_between = at[kinds.index(Interruption)] - at[kinds.index(Interruption) - 1]
+        assert lost_between == 3000
+        assert world.state == "streaming"
 
 
 BAD = {
