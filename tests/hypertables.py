@@ -13,6 +13,7 @@ from psycopg import sql
 from polygon_live.config import Secret
 from polygon_live.model import Batch, Tick
 from polygon_live.retention import Retention
+from polygon_live.sink import Identity
 from polygon_live.sinks.timescale import TimescaleSink
 from tests.engines.timescale import Edition, Timescale
 from tests.reading import in_database
@@ -153,7 +154,7 @@ def a_retention(dsn: str, clock: Callable[[], int] = wall_ms) -> Retention:
 
 
 def a_sink(dsn: str, clock: Callable[[], int] = wall_ms) -> TimescaleSink:
-    return TimescaleSink(Secret(dsn), "c1", "acme", now_ms=clock)
+    return TimescaleSink(Secret(dsn), Identity("c1", "journal-1", "host-1"), "acme", now_ms=clock)
 
 
 @contextlib.asynccontextmanager

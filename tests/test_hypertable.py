@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from polygon_live.engines.postgres.extension import Extension
-from polygon_live.errors import AlreadyHeld, RowsRefused, StoreMisconfigured
-from polygon_live.model import Tick
-from polygon_live.sink import Written
+from polygon_live.errors import RowsRefused, StoreMisconfigured, StoreUnavailable
+from polygon_live.model import Tick, encode
+from polygon_live.sink import Opened, Written
 from tests.engines.timescale import Timescale
 from tests.hypertables import (
     BY_DAY,
@@ -143,15 +143,26 @@ async def test_a_batch_is_there_as_a_whole_or_not_at_all(hyper_database: str) ->
     assert seqs_in(hyper_database) == [4, 5]
 
 
-async def test_what_is_there_already_is_said_and_never_doubled(hyper_database: str) -> None:
+async def test_ticks_above_the_cursor_that_are_there_are_not_doubled(hyper_database: str) -> None:
     now = wall_ms()
     async with opened(hyper_database) as sink:
         await sink.write(as_batch(*(a_tick(n, now) for n in (1, 3, 5))))
-        with pytest.raises(AlreadyHeld):
-            await sink.write(as_batch(*(a_tick(n, now) for n in (4, 5, 6))))
-        assert set(await sink.held(as_batch(*(a_tick(n, now) for n in (2, 3, 4, 5))))) == {3, 5}
-        await sink.write(as_batch(a_tick(4, now), a_tick(6, now)))
+        do(hyper_database, "update tick_cursors set seq = 2")
+        assert await sink.open() == Opened(2)
+        assert await sink.write(as_batch(*(a_tick(n, now) for n in (3, 4, 5, 6)))) == Written(4)
     assert seqs_in(hyper_database) == [1, 3, 4, 5, 6]
+
+
+async def test_a_sink_that_was_overtaken_doubles_nothing(hyper_database: str) -> None:
+    now = wall_ms()
+    async with opened(hyper_database) as older:
+        await older.write(as_batch(a_tick(1, now)))
+        do(hyper_database, "update tick_cursors set backend_pid = null")  # on a full server it would be ended
+        async with opened(hyper_database) as newer:
+            await newer.write(as_batch(a_tick(2, now)))
+            with pytest.raises(StoreUnavailable, match="is at 2, and was left at 1"):
+                await older.write(as_batch(a_tick(2, now)))
+    assert seqs_in(hyper_database) == [1, 2]
 
 
 async def test_older_ticks_than_the_table_keeps_are_passed_over(hyper_database: str) -> None:
@@ -174,6 +185,10 @@ async def test_chunks_older_than_a_day_are_compressed(hyper_database: str) -> No
     flags = [compressed for _, compressed in do(hyper_database, CHUNKS)]
     assert flags == [True] * 46 + [False] * 24
     assert in_database(hyper_database) == before
+    async with opened(hyper_database) as sink:
+        assert await sink.held_after(8) == [encode(a_tick(n, now - n * HOUR_MS)) for n in range(9, 71)]
+        do(hyper_database, "delete from tick_cursors")
+        assert await sink.open() == Opened(70)
     retention = a_retention(hyper_database)
     await retention.once()
     assert retention.snapshot().about["chunks_compressed"] == 46
@@ -191,12 +206,11 @@ async def test_late_ticks_go_into_compressed_chunks_once(hyper_database: str) ->
         assert do(hyper_database, CHUNKS) == [(HOUR, True)]
         late = as_batch(*(a_tick(n, at + n, late=True) for n in range(1, 2000, 2)))
         assert await sink.write(late) == Written(1000)
-        with pytest.raises(AlreadyHeld):
-            await sink.write(as_batch(a_tick(8, at + 8), a_tick(5000, at + 8)))
-        assert set(await sink.held(as_batch(a_tick(8, at + 8), a_tick(9, at + 9), a_tick(5000, at + 8)))) == {8, 9}
-    assert seqs_in(hyper_database) == list(range(2000))
+        again = [a_tick(8, at + 8), a_tick(9, at + 9, late=True), a_tick(2000, at + 8)]
+        assert await sink.write(as_batch(*again)) == Written(3)
+    assert seqs_in(hyper_database) == list(range(2001))
     run_policy(hyper_database, "policy_compression")
-    assert seqs_in(hyper_database) == list(range(2000))
+    assert seqs_in(hyper_database) == list(range(2001))
 
 
 async def test_a_late_batch_may_touch_any_number_of_compressed_rows(hyper_database: str) -> None:

@@ -15,6 +15,7 @@ from polygon_live.engines.postgres import rejects as side_table
 from polygon_live.errors import StoreError, StoreMisconfigured
 from polygon_live.model import RAW_LIMIT, Batch, Reject, Tick
 from polygon_live.retention import Retention
+from polygon_live.sink import Identity
 from polygon_live.sinks.timescale import TimescaleSink
 
 pytestmark = pytest.mark.engine
@@ -70,7 +71,7 @@ def a_tick(seq: int, at_ms: int) -> Tick:
 async def put(dsn: str, clock: Clock, *instants: int, seqs: Iterator[int]) -> None:
     """Ticks of these instants, at ``clock``."""
     ticks = [a_tick(next(seqs), at_ms) for at_ms in instants]
-    sink = TimescaleSink(Secret(dsn), "c1", "acme", now_ms=clock)
+    sink = TimescaleSink(Secret(dsn), Identity("c1", "journal-1", "host-1"), "acme", now_ms=clock)
     await sink.open()
     await sink.write(Batch(ticks[0].seq - 1, ticks, [b"{}"] * len(ticks)))
     await sink.aclose()
@@ -90,7 +91,7 @@ def ends_of_partitions(dsn: str) -> list[str]:
 async def test_five_days_hour_by_hour(database: str, clock: Clock) -> None:
     """Nothing younger than 72 h goes, and nothing older than 74 h stays, even if every second run fails."""
     retention = a_retention(database, clock)
-    sink = TimescaleSink(Secret(database), "c1", "acme", now_ms=clock)
+    sink = TimescaleSink(Secret(database), Identity("c1", "journal-1", "host-1"), "acme", now_ms=clock)
     await retention.once()
     await sink.open()
     sent: list[int] = []

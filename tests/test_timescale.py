@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,11 @@ import pytest
 import trio
 from structlog.testing import capture_logs
 
-from polygon_live.channels import open_weighted_channel
 from polygon_live.config import Secret
 from polygon_live.embedded import Postgres
-from polygon_live.errors import AlreadyHeld, RowsRefused, StoreError, StoreMisconfigured, StoreUnavailable
+from polygon_live.errors import RowsRefused, StoreError, StoreMisconfigured, StoreUnavailable
 from polygon_live.model import Batch, Tick, canonical_symbol
-from polygon_live.pump import Pump
-from polygon_live.rejects import RejectBook
-from polygon_live.sink import Written
+from polygon_live.sink import Identity, Opened, Written
 from polygon_live.sinks.timescale import TimescaleSink
 from tests.reading import in_database
 from tests.servers import servers
@@ -81,7 +79,7 @@ def a_batch(*seqs: int, at_ms: int = NOW_MS) -> Batch:
 def a_sink(
     dsn: str, now_ms: Callable[[], int] = lambda: NOW_MS, kind: type[TimescaleSink] = TimescaleSink
 ) -> TimescaleSink:
-    return kind(Secret(dsn), "c1", "acme", now_ms=now_ms)
+    return kind(Secret(dsn), Identity("c1", "journal-1", "host-1"), "acme", now_ms=now_ms)
 
 
 @contextlib.asynccontextmanager
@@ -94,9 +92,16 @@ async def opened(dsn: str, now_ms: Callable[[], int] = lambda: NOW_MS) -> AsyncI
         await sink.aclose()
 
 
-def a_pump(sink: TimescaleSink, book: RejectBook | None = None) -> Pump:
-    queue, batches = open_weighted_channel(200_000, Batch)
-    return Pump(sink, batches, queue, rejects=book or RejectBook(), wall_ms=wall_ms, rng=random.Random(7))
+async def halved(sink: TimescaleSink, batch: Batch) -> dict[int, str]:
+    """Write what can be written, in order; why each of the others can't, by ``seq``."""
+    try:
+        await sink.write(batch)
+    except RowsRefused as why:
+        if len(batch) == 1:
+            return {batch.first: str(why)}
+        left, right = batch.halves()
+        return {**await halved(sink, left), **await halved(sink, right)}
+    return {}
 
 
 def do(dsn: str, *statements: str) -> list[tuple[Any, ...]]:
@@ -125,6 +130,12 @@ def table(database: str) -> str:
 
 def seqs_in(dsn: str) -> list[int]:
     return [row["seq"] for row in in_database(dsn)]
+
+
+def cursor_in(dsn: str) -> int | None:
+    """Where the collector's cursor is."""
+    ((seq,),) = do(dsn, "select seq from tick_cursors where collector = 'c1'")
+    return None if seq is None else int(seq)
 
 
 def from_csv(path: Path, seqs: Iterable[int]) -> list[Tick]:
@@ -207,6 +218,7 @@ async def test_older_ticks_than_the_table_keeps_are_passed_over(database: str) -
         old, kept = a_tick(1, NOW_MS - KEPT_MS - 1), a_tick(2, NOW_MS - KEPT_MS)
         assert await sink.write(as_batch([old, kept, a_tick(3)])) == Written(2, expired=1)
         assert await sink.write(as_batch([msgspec.structs.replace(old, seq=4)])) == Written(0, expired=1)
+        assert await sink.open() == Opened(4)
     assert seqs_in(database) == [2, 3]
 
 
@@ -250,31 +262,40 @@ async def test_a_table_dropped_under_an_open_connection_is_made_again(database: 
     assert seqs_in(database) == [1]
 
 
-# What is held
+# What is there already
 
 
-async def test_what_is_there_already_is_said_and_never_doubled(table: str) -> None:
+async def test_ticks_above_the_cursor_that_are_there_are_not_doubled(table: str) -> None:
     async with opened(table) as sink:
-        assert not await sink.held(a_batch(1, 2, 3))
-        await sink.write(a_batch(1, 3, 5))
-        with pytest.raises(AlreadyHeld):
-            await sink.write(a_batch(1, 3, 5))
-        with pytest.raises(AlreadyHeld):
-            await sink.write(a_batch(4, 5, 6))
-        assert set(await sink.held(a_batch(2, 3, 4, 5, 6))) == {3, 5}
-        assert set(await sink.held(a_batch(1))) == {1}
-        assert not await sink.held(a_batch(2, 4))
-        await sink.write(a_batch(4, 6))
-    assert seqs_in(table) == [1, 3, 4, 5, 6]
+        await sink.write(a_batch(1, 2, 3, 4, 5, 6))
+    do(table, "delete from market_ticks where seq in (1, 4)", "update tick_cursors set seq = 1")
+    sink = a_sink(table)
+    assert await sink.open() == Opened(1)
+    assert await sink.write(a_batch(2, 3)) == Written(2)
+    assert await sink.write(a_batch(4, 5, 6, 7)) == Written(4)
+    await sink.aclose()
+    assert seqs_in(table) == [2, 3, 4, 5, 6, 7]
+    assert cursor_in(table) == 7
+
+
+async def test_ticks_that_are_there_may_lie_in_hours_that_are_not(database: str) -> None:
+    """What is there is found, then the hour is made, and both in one write."""
+    async with opened(database) as sink:
+        await sink.write(a_batch(1, 2))
+        do(database, "update tick_cursors set seq = 0", "drop table market_ticks_20231114_20")
+    async with opened(database) as sink:
+        ticks = [a_tick(1), a_tick(2), a_tick(3, NOW_MS - 2 * HOUR_MS)]
+        assert await sink.write(as_batch(ticks)) == Written(3)
+    assert seqs_in(database) == [1, 2, 3]
 
 
 async def test_other_collectors_ticks_are_not_ours(table: str) -> None:
-    other = TimescaleSink(Secret(table), "c2", "acme", now_ms=lambda: NOW_MS)
+    other = TimescaleSink(Secret(table), Identity("c2", "journal-2", "host-1"), "acme", now_ms=lambda: NOW_MS)
     async with opened(table) as sink:
         await sink.write(a_batch(1, 2))
-        await other.open()
-        assert not await other.held(a_batch(1, 2))
+        assert await other.open() == Opened(None)
         await other.write(a_batch(1, 2))
+        assert len(await other.held_after(0)) == 2
         await other.aclose()
     assert seqs_in(table) == [1, 1, 2, 2]
 
@@ -304,35 +325,36 @@ async def test_a_refused_value_is_said_in_the_engines_words(table: str) -> None:
     assert seqs_in(table) == list(range(len(refusals)))
 
 
-async def test_of_a_poisoned_batch_only_that_tick_is_set_aside(table: str) -> None:
-    async with opened(table):
+async def test_of_a_poisoned_batch_only_that_tick_is_refused(table: str) -> None:
+    async with opened(table) as sink:
         do(table, "alter table market_ticks add constraint sane check (bid < 100)")
-    book = RejectBook()
-    pump = a_pump(a_sink(table), book)
-    pump.offer(as_batch(a_tick(n, bid=200.0 if n == 613 else 1.0) for n in range(1000)))
-    pump.offer(a_batch(1000, 1001))
-    await pump.queue.aclose()
-    await pump.run()
+        refused = await halved(sink, as_batch(a_tick(n, bid=200.0 if n == 613 else 1.0) for n in range(1000)))
+        assert list(refused) == [613]
+        assert 'violates check constraint "sane"' in refused[613]
+        await sink.write(a_batch(1000, 1001))
     assert seqs_in(table) == [n for n in range(1002) if n != 613]
-    after = pump.snapshot()
-    assert (after.delivered, after.set_aside, after.retries) == (1001, 1, 0)
-    (reject,) = book.snapshot().latest
-    assert (reject.stage, reject.reason, reject.seq) == ("timescale", "refused_by_store", 613)
-    assert 'violates check constraint "sane"' in reject.detail
 
 
 async def test_a_trigger_may_refuse_a_single_tick(table: str) -> None:
-    async with opened(table):
+    async with opened(table) as sink:
         refuse = "if new.seq = 5 then raise 'not this one'; end if; return new"
         do(table, f"create function refuse() returns trigger language plpgsql as $$ begin {refuse}; end $$")
         do(table, "create trigger refuse before insert on market_ticks for each row execute function refuse()")
-    book = RejectBook()
-    pump = a_pump(a_sink(table), book)
-    pump.offer(a_batch(*range(10)))
-    await pump.queue.aclose()
-    await pump.run()
+        refused = await halved(sink, a_batch(*range(10)))
+        assert list(refused) == [5]
+        assert "not this one" in refused[5]
     assert seqs_in(table) == [n for n in range(10) if n != 5]
-    assert "not this one" in book.snapshot().latest[0].detail
+
+
+async def test_a_refused_batch_leaves_the_cursor_where_it_was(table: str) -> None:
+    async with opened(table) as sink:
+        await sink.write(a_batch(1))
+        do(table, "alter table market_ticks add constraint sane check (bid < 100)")
+        with pytest.raises(RowsRefused):
+            await sink.write(as_batch([a_tick(2), a_tick(3, bid=200.0)]))
+        assert cursor_in(table) == 1
+        await sink.check()
+    assert seqs_in(table) == [1]
 
 
 async def test_a_key_is_never_a_reason_to_set_ticks_aside(table: str) -> None:
@@ -361,29 +383,52 @@ BACKENDS = "select pid from pg_stat_activity where application_name = 'polygon-l
 
 
 class Flow:
-    """Batches without end into a pump, as fast as it takes them."""
+    """Batches without end into a sink, as fast as it takes them: from where its cursor is, whenever it is opened."""
 
-    def __init__(self, pump: Pump) -> None:
-        self.pump = pump
+    def __init__(self, sink: TimescaleSink) -> None:
+        self.sink = sink
         self.sent = 0
+        """Ticks that were given to the sink, at least once."""
+        self.delivered = 0
+        self.errors: list[StoreError] = []
         self._ending = False
 
     async def run(self) -> None:
-        with trio.fail_after(PATIENCE_SECONDS):
-            while not self._ending:
-                if self.pump.queue.held < 2000:
-                    self.pump.offer(a_batch(*range(self.sent, self.sent + 250)))
-                    self.sent += 250
-                await trio.sleep(0.001)
-        await self.pump.queue.aclose()
+        """Until ``end``, and everything that was sent is there."""
+        try:
+            while not self._ending or self.delivered < self.sent:
+                try:
+                    await self._carry()
+                except StoreError as why:
+                    self.errors.append(why)
+                    await trio.sleep(0.05)
+        finally:
+            with trio.CancelScope(shield=True):
+                await self.sink.aclose()
+
+    async def _carry(self) -> None:
+        cursor = (await self.sink.open()).cursor
+        held = 0 if cursor is None else cursor + 1
+        assert held in {self.delivered, self.sent}, "part of a batch, or less than was answered"
+        self.delivered = held
+        while not self._ending or self.delivered < self.sent:
+            self.sent = max(self.sent, self.delivered + 250)
+            await self.sink.write(a_batch(*range(self.delivered, self.sent)))
+            self.delivered = self.sent
 
     def end(self) -> None:
         self._ending = True
 
     async def goes_on(self) -> None:
         """Wait until ticks that were not delivered yet have been."""
-        wanted = self.pump.snapshot().delivered + 1000
-        await until(lambda: self.pump.snapshot().delivered >= wanted)
+        wanted = self.delivered + 1000
+        await until(lambda: self.delivered >= wanted)
+
+    async def fails(self) -> StoreError:
+        """Wait for the next error."""
+        before = len(self.errors)
+        await until(lambda: len(self.errors) > before)
+        return self.errors[-1]
 
 
 @contextlib.asynccontextmanager
@@ -391,10 +436,9 @@ async def flowing(dsn: str, kind: type[TimescaleSink] = TimescaleSink, *, by: st
     """Ticks stream into the table during the block; after it each is there, once. ``by``: the address that the
     collector has of it, if it is another.
     """
-    flow = Flow(a_pump(a_sink(by or dsn, kind=kind)))
+    flow = Flow(a_sink(by or dsn, kind=kind))
     with trio.fail_after(PATIENCE_SECONDS):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(flow.pump.run)
             nursery.start_soon(flow.run)
             await flow.goes_on()
             yield flow
@@ -402,7 +446,7 @@ async def flowing(dsn: str, kind: type[TimescaleSink] = TimescaleSink, *, by: st
     seqs = [seq for (seq,) in do(dsn, "select seq from market_ticks order by seq")]
     assert all(later == seq + 1 for seq, later in pairwise(seqs)), "ticks are lost or doubled"
     assert (seqs[0], len(seqs)) == (0, flow.sent)
-    assert flow.pump.snapshot().delivered == flow.sent
+    assert cursor_in(dsn) == flow.sent - 1
 
 
 async def test_a_server_killed_in_the_middle_of_writing_costs_nothing(own_postgres: Callable[..., Postgres]) -> None:
@@ -411,10 +455,9 @@ async def test_a_server_killed_in_the_middle_of_writing_costs_nothing(own_postgr
     async with flowing(server.dsn) as flow:
         for _ in range(3):
             await trio.to_thread.run_sync(server.kill)
-            await until(lambda: flow.pump.snapshot().last_error is not None)
+            await flow.fails()
             await trio.to_thread.run_sync(server.start)
             await flow.goes_on()
-        assert flow.pump.snapshot().retries >= 3
 
 
 async def test_a_terminated_backend_costs_nothing(table: str) -> None:
@@ -422,7 +465,7 @@ async def test_a_terminated_backend_costs_nothing(table: str) -> None:
     async with flowing(table) as flow:
         for n in range(6):
             await trio.to_thread.run_sync(do, table, terminate)
-            await until(lambda n=n: flow.pump.snapshot().retries > n)  # type: ignore[misc]
+            await until(lambda n=n: len(flow.errors) > n)  # type: ignore[misc]
             await flow.goes_on()
 
 
@@ -430,10 +473,8 @@ async def test_a_stopped_server_is_given_up_in_time_and_costs_nothing(own_postgr
     server = own_postgres()
     make_table(server.dsn)
     async with flowing(server.dsn, Impatient) as flow:
-        before = flow.pump.snapshot().retries
         await trio.to_thread.run_sync(server.pause)
-        await until(lambda: flow.pump.snapshot().retries > before)
-        assert "took more than 1 s" in (flow.pump.snapshot().last_error or "")
+        assert "took more than 1 s" in str(await flow.fails())
         await trio.to_thread.run_sync(server.resume)
         await flow.goes_on()
 
@@ -469,7 +510,6 @@ async def test_the_next_connection_ends_what_the_last_one_left(table: str) -> No
         ((successor,),) = do(table, BACKENDS)
         assert successor != zombie
         assert sink.facts().about["lost_connections_ended"] == 1
-    assert not await sink.held(a_batch(1, 2))
     await sink.write(a_batch(1, 2))
     await sink.aclose()
     assert seqs_in(table) == [1, 2]
@@ -482,14 +522,10 @@ async def test_unreachable_at_start(own_postgres: Callable[..., Postgres]) -> No
         await sink.open()
     with pytest.raises(StoreUnavailable, match="not open"):
         await sink.write(a_batch(1))
-    pump = a_pump(sink)
-    pump.offer(a_batch(1, 2))
-    await pump.queue.aclose()
-    with trio.fail_after(PATIENCE_SECONDS):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(pump.run)
-            await until(lambda: pump.snapshot().last_error is not None)
-            await trio.to_thread.run_sync(server.start)
+    await trio.to_thread.run_sync(server.start)
+    await sink.open()
+    await sink.write(a_batch(1, 2))
+    await sink.aclose()
     assert seqs_in(server.dsn) == [1, 2]
 
 
@@ -598,12 +634,14 @@ from polygon_live import logs
 from polygon_live.config import Secret
 from polygon_live.errors import StoreError
 from polygon_live.model import Batch, Tick
+from polygon_live.sink import Identity
 from polygon_live.sinks.timescale import TimescaleSink
 
 logs.configure("warning", "json", ())
 
 async def main():
-    sink = TimescaleSink(Secret(sys.argv[1]), "c1", "acme", now_ms=lambda: 1_700_000_123_456)
+    identity = Identity("c1", "journal-1", "host-1")
+    sink = TimescaleSink(Secret(sys.argv[1]), identity, "acme", now_ms=lambda: 1_700_000_123_456)
     await sink.open()
     print("open", flush=True)
     await trio.to_thread.run_sync(sys.stdin.readline)
@@ -655,9 +693,9 @@ async def test_every_error_of_a_closed_sink_is_a_store_error(table: str) -> None
     await sink.open()
     await sink.aclose()
     await sink.aclose()
-    for asked in (sink.write, sink.held):
-        with pytest.raises(StoreError, match="closed"):
-            await asked(a_batch(1))
+    for asked in (partial(sink.write, a_batch(1)), sink.check, partial(sink.held_after, -1)):
+        with pytest.raises(StoreError, match="not open"):
+            await asked()
     await sink.open()
     await sink.write(a_batch(1))
     await sink.aclose()

@@ -70,7 +70,7 @@ def adopt(connection: Connection, table: TableName, storage: Storage) -> Mapping
 
     Raises StoreMisconfigured that names everything in the way, psycopg.Error.
     """
-    columns = _columns(connection, table)
+    columns = columns_of(connection, table)
     faults = [*storage.faults(connection), *_column_faults(table, columns), *_key_faults(connection, table)]
     if faults:
         raise StoreMisconfigured("; ".join(faults))
@@ -80,7 +80,7 @@ def adopt(connection: Connection, table: TableName, storage: Storage) -> Mapping
     added = ", ".join(f"add column {declared(c)}{' not null' if c.default else ''}" for c in missing)
     connection.execute(sql.SQL("alter table {} {}").format(table.quoted, sql.SQL(added)))
     log.info("columns added to the table", table=str(table), columns=[c.name for c in missing])
-    return _columns(connection, table)
+    return columns_of(connection, table)
 
 
 def declared(column: Column) -> str:
@@ -133,7 +133,8 @@ def indexes(connection: Connection, table: TableName) -> list[FoundIndex]:
     return [FoundIndex(name, unique, whole, tuple(columns)) for name, unique, whole, columns in rows]
 
 
-def _columns(connection: Connection, table: TableName) -> Mapping[str, FoundColumn]:
+def columns_of(connection: Connection, table: TableName) -> Mapping[str, FoundColumn]:
+    """Those that the table has, by name."""
     asked = """
         select a.attname, case when b.typtype = 'e' then 'enum' else b.typname end,
                format_type(a.atttypid, a.atttypmod),

@@ -71,6 +71,16 @@ COLUMNS: Final = (
     Column("ingested_at", Kind.INSTANT, "timestamp with time zone", "received_ms"),
 )
 
+_READ_AS: Final[Mapping[Kind, str]] = {
+    Kind.PRICE: "float8",
+    Kind.WHOLE: "int8",
+    Kind.CODE: "int8",
+    Kind.TEXT: "text",
+    Kind.FLAG: "bool",
+}
+TICK_FIELDS: Final = tuple(f"{c.name}::{_READ_AS[c.kind]}" for c in COLUMNS if c.name == c.tick)
+"""What to select for a tick, whatever the types of its columns: its fields in order, but for the second timestamp."""
+
 
 @attrs.frozen
 class ColumnWriter:

@@ -9,8 +9,8 @@ the rules of this file see to it that the thread then ends by itself, whatever t
 - From outside the socket is only shut down, through a descriptor of our own. The thread's wait ends at once, with an
   error.
 - One thread at a time: the next operation waits (within its limit) until an abandoned thread is gone.
-- After a connection is lost, its server process may still hold a transaction that commits later, unseen. The next
-  connection ends it before anything else.
+- After a connection is lost, its server process may still hold a transaction, which is in the way and may commit later,
+  unseen. Whoever comes next, be it another process, ends it first: ``cursors`` remembers in the database whom to end.
 """
 
 import contextlib
@@ -23,15 +23,18 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 import attrs
 import psycopg
+import structlog
 import trio
 from psycopg.conninfo import conninfo_to_dict
 
 from polygon_live.config import Secret
 from polygon_live.engines.postgres.errors import VARIABLE, store_error
-from polygon_live.errors import AlreadyHeld, RowsRefused, StoreMisconfigured, StoreUnavailable
+from polygon_live.errors import RowsRefused, StoreMisconfigured, StoreUnavailable
 
 Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
 T = TypeVar("T")
+
+log = structlog.get_logger()
 
 ADDRESS_SECONDS: Final = 5
 """For one address to answer: a packet and two repeats. The DSN may name several hosts, and a host several addresses."""
@@ -84,12 +87,13 @@ class Session:
         self._application = application
         self._line = _Line()
         self._one_thread = trio.CapacityLimiter(1)
-        self._last: Backend | None = None
+        self.backend: Backend | None = None
+        """The server's process of the connection. None where the server does not tell."""
         self.ended = 0
         """Server processes of lost connections that had to be ended."""
 
     async def connect(self) -> None:
-        """Drop what is left of the last connection, make a new one, and end the last one's process if it still runs.
+        """Drop what is left of the last connection, and make a new one.
 
         Raises StoreUnavailable, StoreMisconfigured.
         """
@@ -101,7 +105,7 @@ class Session:
     async def run(self, seconds: float, doing: str, work: Callable[[Connection], T]) -> T:
         """Call ``work`` with the connection, in the worker thread. ``doing`` completes "took more than 30 s to …".
 
-        Raises StoreError. After RowsRefused and AlreadyHeld the connection is good, after all others it is dropped.
+        Raises StoreError. After RowsRefused the connection is good, after all others it is dropped.
         """
         line = self._line
         return await self._in_thread(seconds, doing, lambda: line.use(work))
@@ -114,7 +118,7 @@ class Session:
         try:
             with trio.fail_after(seconds):
                 return await trio.to_thread.run_sync(work, limiter=self._one_thread, abandon_on_cancel=True)
-        except (RowsRefused, AlreadyHeld):
+        except RowsRefused:
             raise
         except trio.TooSlowError:
             self.drop()
@@ -139,22 +143,30 @@ class Session:
         if standby == (True,):
             message = "this server is a standby, which takes no writes: waiting for it to be promoted"
             raise StoreUnavailable(f"{message}; name all hosts in {VARIABLE} and add target_session_attrs=read-write")
-        self._end_last(connection)
+        self.backend = None
         mine = "select pid, backend_start from pg_stat_activity where pid = pg_backend_pid()"
         for pid, started in connection.execute(mine):
-            self._last = Backend(pid, started)
+            self.backend = Backend(pid, started)
 
-    def _end_last(self, connection: Connection) -> None:
-        """See that the process of the connection before this one is gone, and with it its transaction."""
-        if self._last is None:
+    def end(self, connection: Connection, left: Backend) -> None:
+        """See that the server's process of a connection that nobody uses any more is gone, and with it its transaction.
+
+        In the worker thread. Raises StoreUnavailable, psycopg.Error.
+        """
+        end = """
+            select pg_terminate_backend(pid, 5000) from pg_stat_activity
+            where pid = %s and backend_start = %s and pid <> pg_backend_pid()"""
+        try:
+            ended = connection.execute(end, [left.pid, left.started]).fetchone()
+        except psycopg.errors.InsufficientPrivilege as why:
+            # It was another role's. Its transaction can't commit ticks once the cursor is moved, and its own time
+            # limits end it, before or after ours give up waiting for its locks.
+            log.warning("what a lost connection left can't be ended", pid=left.pid, why=str(why))
             return
-        end = "select pg_terminate_backend(pid, 5000) from pg_stat_activity where pid = %s and backend_start = %s"
-        ended = connection.execute(end, [self._last.pid, self._last.started]).fetchone()
         if ended == (False,):
-            message = f"the server process {self._last.pid} of the connection before does not end: it may still commit"
+            message = f"the server process {left.pid} of a lost connection does not end: it may still commit"
             raise StoreUnavailable(message)
         self.ended += ended is not None
-        self._last = None
 
 
 @contextlib.asynccontextmanager

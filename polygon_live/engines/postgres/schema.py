@@ -17,6 +17,7 @@ from psycopg import sql
 from polygon_live.engines.postgres import adoption, extension
 from polygon_live.engines.postgres.columns import COLUMNS
 from polygon_live.engines.postgres.connection import Connection, whereabouts
+from polygon_live.engines.postgres.gaps import make_gap_table
 from polygon_live.engines.postgres.hypertable import Hypertable, is_hypertable
 from polygon_live.engines.postgres.partitions import NativePartitions
 from polygon_live.engines.postgres.storage import KEPT, SET_UP_LOCK, About, Storage, TableName
@@ -40,6 +41,15 @@ _SIDE_TABLES: Final[Mapping[str, str]] = {
         symbol text,
         seq bigint,
         collector text not null""",
+    "tick_cursors": """
+        collector text primary key,
+        journal_id text not null,
+        seq bigint,
+        host text not null,
+        beat bigint not null,
+        backend_pid integer,
+        backend_start timestamp with time zone,
+        updated_at timestamp with time zone not null default now()""",
     "polygon_live_schema": """
         version integer primary key,
         set_up_at timestamp with time zone not null default now()""",
@@ -58,6 +68,17 @@ class Layout:
     complaints: tuple[str, ...]
 
 
+@attrs.frozen
+class Found:
+    """The table of ticks as it is."""
+
+    table: TableName
+    types: Mapping[str, str]
+    """The columns of ours that can be written, each with its type's name as ``columns.writer_of`` takes it."""
+    keyed: bool
+    """Whether the database itself rules out that a tick is there twice."""
+
+
 def set_up(connection: Connection, now: datetime) -> Layout:
     """Make the database ready for ticks from ``KEPT`` before ``now`` to ``AHEAD`` after it.
 
@@ -67,7 +88,7 @@ def set_up(connection: Connection, now: datetime) -> Layout:
         connection.execute("select pg_advisory_xact_lock(%s)", [SET_UP_LOCK])
         # A change of the table waits for those who use it, and everybody behind waits with it: not for long.
         connection.execute("set local lock_timeout = '3s'")
-        known = _version(connection)
+        known = known_version(connection)
         table = _find(connection)
         made = table is None
         storage = _storage(connection, table) if table else _make(connection)
@@ -78,6 +99,7 @@ def set_up(connection: Connection, now: datetime) -> Layout:
         for name, content in _SIDE_TABLES.items():
             if not _exists(connection, name):
                 connection.execute(f"create table {name} ({content})")
+        make_gap_table(connection)
         if known is None:
             connection.execute("insert into polygon_live_schema (version) values (%s)", [VERSION])
     storage.cover(connection, now - KEPT, now + AHEAD)
@@ -86,7 +108,7 @@ def set_up(connection: Connection, now: datetime) -> Layout:
     return Layout(
         table=table,
         storage=storage,
-        types={c.name: columns[c.name].type for c in COLUMNS if not columns[c.name].generated},
+        types=_written(columns),
         about={
             **whereabouts(connection),
             "edition": storage.edition,
@@ -99,13 +121,29 @@ def set_up(connection: Connection, now: datetime) -> Layout:
     )
 
 
+def find(connection: Connection) -> Found | None:
+    """The table, if there is one. Changes nothing. Raises psycopg.Error."""
+    table = _find(connection)
+    if table is None:
+        return None
+    columns = adoption.columns_of(connection, table)
+    return Found(table, _written(columns), adoption.has_key(connection, table))
+
+
 def instant(unix_ms: int) -> datetime:
     """Unix milliseconds as PostgreSQL's instants go in and out. Exact."""
     return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=unix_ms)
 
 
-def _version(connection: Connection) -> int | None:
-    """The version by which the database was set up, None before the first time."""
+def _written(columns: Mapping[str, adoption.FoundColumn]) -> Mapping[str, str]:
+    return {c.name: f.type for c in COLUMNS if (f := columns.get(c.name)) and not f.generated}
+
+
+def known_version(connection: Connection) -> int | None:
+    """The version by which the database was set up, None before the first time.
+
+    Raises StoreMisconfigured if it is a newer one.
+    """
     if not _exists(connection, "polygon_live_schema"):
         return None
     found = connection.execute("select max(version) from polygon_live_schema").fetchone()
@@ -120,8 +158,12 @@ def _version(connection: Connection) -> int | None:
 
 
 def _exists(connection: Connection, name: str) -> bool:
-    """Asked first, because even CREATE … IF NOT EXISTS needs the right to create."""
-    return connection.execute("select to_regclass(%s) is not null", [name]).fetchone() == (True,)
+    """Asked first, because even CREATE … IF NOT EXISTS needs the right to create.
+
+    By way of pg_class: to_regclass alone would believe what this connection was told before somebody else made it.
+    """
+    found = connection.execute("select from pg_class where oid = to_regclass(%s)", [name])
+    return found.rowcount == 1
 
 
 def _find(connection: Connection) -> TableName | None:
