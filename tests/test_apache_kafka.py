@@ -4,7 +4,6 @@ import gc
 import itertools
 import json
 import logging
-import random
 import threading
 import time
 from collections import defaultdict
@@ -17,24 +16,34 @@ import msgspec
 import pytest
 import trio
 import trustme
-from kafka import KafkaConsumer, KafkaProducer, errors
-from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
+from kafka import KafkaConsumer, errors
+from kafka.admin import (
+    ACL,
+    ACLOperation,
+    ACLPermissionType,
+    ACLResourcePatternType,
+    ConfigResource,
+    ConfigResourceType,
+    KafkaAdminClient,
+    ResourcePattern,
+    ResourceType,
+)
+from kafka.protocol.metadata import CoordinatorType
 
-from polygon_live.channels import WeightedSender, open_weighted_channel
 from polygon_live.config import KafkaAccess, settings_from
-from polygon_live.engines.kafka import KafkaClient, client
+from polygon_live.engines.kafka import Archive
 from polygon_live.engines.kafka import access as access_module
 from polygon_live.engines.kafka.access import administration
 from polygon_live.engines.kafka.connections import connected
 from polygon_live.engines.kafka.producer import Producer
 from polygon_live.errors import RowsRefused, StoreMisconfigured, StoreUnavailable
 from polygon_live.model import Batch, Tick, encode
-from polygon_live.pump import Pump
-from polygon_live.rejects import RejectBook
+from polygon_live.sink import Identity
 from polygon_live.sinks.kafka import KafkaSink
 from polygon_live.standin import market
 from tests import servers
 from tests.comparing import archived_as_written
+from tests.delivering import Delivery
 from tests.engines.kafka import Cluster, Kafka, Lock, cluster
 from tests.reading import in_archive
 from tests.waiting import PATIENCE_SECONDS, in_thread, until
@@ -43,15 +52,18 @@ pytestmark = pytest.mark.fetched
 NOW_MS = int(time.time() * 1000)
 """The real time: a broker that is killed forgets whose records it took if they are more than a day old."""
 SYMBOLS = ("EURUSD", "XAUUSD", "GBPUSD", "USDJPY", "AUDUSD", "NZDUSD", "USDCHF", "USDCAD")
-ALICE, BOB = "alice-77-secret", "bob-88-secret"
+ALICE, BOB, DORA = "alice-77-secret", "bob-88-secret", "dora-66-secret"
 _topics = (f"archive-{n}" for n in itertools.count())
 
 
 class Impatient(KafkaSink):
     """On a topic of its own; gives up waiting sooner."""
 
+    OPEN_SECONDS = 8.0
+    APPEND_SECONDS = 4.0
+
     def __init__(self, access: KafkaAccess, topic: str, collector: str = "test-1") -> None:
-        self._client = KafkaClient(access, collector, topic=topic, open_seconds=8.0, append_seconds=4.0)
+        super().__init__(access, Identity(collector, "journal-1", "host-1"), topic=topic)
 
 
 @pytest.fixture(scope="module")
@@ -110,58 +122,28 @@ async def opened(sink: KafkaSink) -> AsyncIterator[KafkaSink]:
                 await sink.aclose()
 
 
-class Pumping:
-    """A pump at work on a topic."""
+async def under_load(address: str, topic: str, what: Callable[[Delivery], Awaitable[None]]) -> None:
+    """Do ``what`` while ticks come without a pause; then all must be there, once each and in order."""
+    delivery = Delivery(Impatient(access(address), topic, f"collector-of-{topic}"), batch)
 
-    def __init__(self, address: str, topic: str) -> None:
-        self.queue, batches = self._channel()
-        self.sink = Impatient(access(address), topic)
-        self.rejects = RejectBook()
-        self.pump = Pump(
-            self.sink, batches, self.queue, rejects=self.rejects, wall_ms=lambda: NOW_MS, rng=random.Random(1)
-        )
-        self.offered = 0
-
-    @staticmethod
-    def _channel() -> tuple[WeightedSender[Batch], Any]:
-        return open_weighted_channel(10**6, Batch)
-
-    @property
-    def delivered(self) -> int:
-        return self.pump.snapshot().delivered
-
-    @property
-    def error(self) -> str:
-        return self.pump.snapshot().last_error or ""
-
-    async def offer_for_ever(self) -> None:
-        """20 ticks every 20 ms."""
+    async def offer() -> None:
         while True:
-            self.pump.offer(batch(self.offered + 1, 20))
-            self.offered += 20
+            delivery.offered += 20
             await trio.sleep(0.02)
 
-    async def more(self, ticks: int) -> None:
-        goal = self.delivered + ticks
-        await until(lambda: self.delivered >= goal)
-
-
-async def under_load(address: str, topic: str, what: Callable[[Pumping], Awaitable[None]]) -> None:
-    """Do ``what`` while ticks come without a pause; then all must be there, once each and in order."""
-    p = Pumping(address, topic)
     with trio.fail_after(PATIENCE_SECONDS):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(p.pump.run)
+            nursery.start_soon(delivery.run)
             async with trio.open_nursery() as feed:
-                feed.start_soon(p.offer_for_ever)
-                await p.more(300)
-                await what(p)
-                await p.more(300)
+                feed.start_soon(offer)
+                await delivery.reaches(300)
+                await what(delivery)
+                await delivery.reaches(delivery.offered)
                 feed.cancel_scope.cancel()
-            await p.queue.aclose()
-    assert p.delivered == p.offered
-    assert p.pump.snapshot().dropped == p.pump.snapshot().set_aside == 0
-    once_each_and_in_order(await in_thread(lambda: in_archive(address, topic)), range(1, p.offered + 1))
+            delivery.ended = True
+        await delivery.sink.aclose()
+    assert not delivery.set_aside
+    once_each_and_in_order(await in_thread(lambda: in_archive(address, topic)), range(1, delivery.offered + 1))
 
 
 def once_each_and_in_order(records: list[Any], seqs: range) -> None:
@@ -200,12 +182,12 @@ async def test_real_ticks_arrive_byte_for_byte_in_order_per_symbol(
     quotes = [q for path in real_ticks for q in market.real_ticks(path, NOW_MS - 2 * 86_400_000)][-7000:]
     ticks = [
         Tick(q.p.replace("/", ""), q.b, q.a, q.b, q.a - q.b, q.t, q.t, 48, "p", "q", n, NOW_MS)
-        for n, q in enumerate(quotes)
+        for n, q in enumerate(quotes, 1)
     ]
-    whole = Batch(-1, ticks, [encode(t) for t in ticks])
+    whole = Batch(0, ticks, [encode(t) for t in ticks])
     async with opened(Impatient(access(node.address), topic)) as sink:
         assert (await sink.write(whole)).delivered == len(ticks)
-        assert await sink.held(whole) == set(range(len(ticks)))
+        assert (await sink.open()).cursor == len(ticks)
     records = await in_thread(lambda: in_archive(node.address, topic))
     archived_as_written(records, whole)
 
@@ -259,9 +241,9 @@ async def test_a_compacted_topic_is_refused(node: Kafka, topic: str, policy: str
 async def test_a_broker_killed_under_load_and_returned(own_node: Callable[..., Kafka], topic: str) -> None:
     broker = own_node()
 
-    async def lose(p: Pumping) -> None:
+    async def lose(delivery: Delivery) -> None:
         await in_thread(broker.kill)
-        await until(lambda: bool(p.error))
+        await delivery.fails()
         await in_thread(broker.start)
 
     await under_load(broker.address, topic, lose)
@@ -270,130 +252,113 @@ async def test_a_broker_killed_under_load_and_returned(own_node: Callable[..., K
 async def test_a_broker_that_hangs_under_load(own_node: Callable[..., Kafka], topic: str) -> None:
     broker = own_node()
 
-    async def hang(p: Pumping) -> None:
+    async def hang(delivery: Delivery) -> None:
         await in_thread(broker.pause)
-        await until(lambda: "has not acknowledged" in p.error)
+        await delivery.fails("has not acknowledged")
         await in_thread(broker.resume)
 
     await under_load(broker.address, topic, hang)
 
 
-async def test_after_the_producer_was_given_up_the_topic_is_read_back(
-    own_node: Callable[..., Kafka], topic: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("how", ["request", "answer"])
+async def test_a_commit_of_which_nobody_knows(
+    own_node: Callable[..., Kafka], topic: str, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    monkeypatch.setattr(client, "GIVE_UP_SECONDS", 3.0)
+    """The broker hangs before the commit reaches it, or before its answer leaves: it is completed later, or never."""
     broker = own_node()
+    real = Producer._see_done
+    hang = threading.Event()
 
-    async def give_up(p: Pumping) -> None:
-        await in_thread(broker.pause)
-        await until(lambda: p.sink._client._unclear)
-        await in_thread(broker.resume)
+    def caught(self: Producer, begin: Callable[[], Any], seconds: float) -> None:
+        if begin == self._transaction_manager.begin_commit and hang.is_set():
+            hang.clear()
+            if how == "request":
+                broker.pause()
+            else:
+                begin_commit = begin
 
-    await under_load(broker.address, topic, give_up)
+                def begin() -> Any:
+                    result = begin_commit()
+                    self._sender.wakeup()
+                    time.sleep(0.003)  # it is under way, somewhere
+                    broker.pause()
+                    result._latch.clear()
+                    return result
 
+        real(self, begin, seconds)
 
-async def test_reading_back_ends_though_another_writes_on(node: Kafka, topic: str) -> None:
-    whole = batch(1, 400)
-    left, _right = whole.halves()
-    async with (
-        opened(Impatient(access(node.address), topic)) as sink,
-        opened(Impatient(access(node.address), topic, "another")) as other,
-        trio.open_nursery() as nursery,
-    ):
+    monkeypatch.setattr(Producer, "_see_done", caught)
 
-        async def write_on() -> None:
-            for first in itertools.count(1, 50):
-                await other.write(batch(first, 50))
+    async def unclear(delivery: Delivery) -> None:
+        for _ in range(2):
+            hang.set()
+            await delivery.fails("have not answered for the transaction")
+            await in_thread(broker.resume)
+            await delivery.reaches(delivery.offered)
 
-        await sink.write(left)
-        unanswered(sink)
-        nursery.start_soon(write_on)
-        assert await sink.held(whole) == {t.seq for t in left.ticks}
-        nursery.cancel_scope.cancel()
-
-
-async def test_reading_back_passes_the_marks_that_transactions_leave(node: Kafka, topic: str) -> None:
-    async with opened(Impatient(access(node.address), topic)) as sink:
-        await sink.write(batch(1, 100))
-        unanswered(sink)
-
-        def transactions() -> None:
-            producer = KafkaProducer(bootstrap_servers=node.address, transactional_id="somebody")
-            producer.init_transactions()
-            for end in (producer.commit_transaction, producer.abort_transaction):
-                producer.begin_transaction()
-                for partition in range(6):
-                    producer.send(topic, b"{}", partition=partition)
-                end()
-            producer.close()
-
-        await in_thread(transactions)
-        assert await sink.held(batch(1, 200)) == set(range(1, 101))
+    await under_load(broker.address, topic, unclear)
 
 
-async def test_reading_back_begins_anew_in_a_topic_that_was_made_anew(node: Kafka, topic: str) -> None:
-    async with opened(Impatient(access(node.address), topic)) as sink:
-        await sink.write(batch(1, 4000))
-        ends = dict(sink._client._ends or {})
+def altered(seq: int, change: Callable[[Tick, bytes], tuple[Tick, bytes]]) -> Callable[[int, int], Batch]:
+    """Batches in which one tick is not as the others."""
 
-        def again() -> None:
-            with administration(access(node.address), name="test") as admin:
-                admin.delete_topics([topic])
-            make_topic(node.address, topic, partitions=6, config={})
+    def ticks(first: int, count: int) -> Batch:
+        plain = batch(first, count)
+        pairs = [change(t, p) if t.seq == seq else (t, p) for t, p in zip(plain.ticks, plain.payloads, strict=True)]
+        return Batch(plain.after, [t for t, _ in pairs], [p for _, p in pairs])
 
-        await in_thread(again)
-        async with opened(Impatient(access(node.address), topic)) as another:
-            await another.write(batch(5001, 80))
-        sink._client._ends = ends
-        unanswered(sink, keep_ends=True)
-        assert await sink.held(batch(5001, 80)) == set(range(5001, 5081))
+    return ticks
 
 
-def unanswered(sink: KafkaSink, *, keep_ends: bool = False) -> None:
-    """As after a batch of which no answer came."""
-    ours = sink._client
-    assert ours._ends is not None
-    if not keep_ends:
-        ours._ends = dict.fromkeys(ours._ends, 0)
-    ours._acknowledged.clear()
-    ours._unclear = True
-
-
-@pytest.mark.parametrize("size", [1500, 1900, 5000, 2**20 + 2000])
-async def test_a_record_too_large_is_set_aside_alone(node: Kafka, topic: str, size: int) -> None:
-    """1900 bytes are under the topic's limit by themselves, and over it with what a request adds."""
-    await in_thread(lambda: make_topic(node.address, topic, partitions=6, config={"max.message.bytes": "1950"}))
-    whole = batch(1, 40)
-    payloads = [p if n != 17 else p + b" " * (size - len(p)) for n, p in enumerate(whole.payloads)]
-    p = Pumping(node.address, topic)
-    p.pump.offer(Batch(0, whole.ticks, payloads))
+async def delivered(address: str, topic: str, ticks: Callable[[int, int], Batch]) -> Delivery:
+    """Forty of them."""
+    delivery = Delivery(Impatient(access(address), topic, f"collector-of-{topic}"), ticks)
+    delivery.offered, delivery.ended = 40, True
     with trio.fail_after(PATIENCE_SECONDS):
-        await p.queue.aclose()
-        await p.pump.run()
+        await delivery.run()
+        await delivery.sink.aclose()
+    return delivery
+
+
+@pytest.mark.parametrize("size", [1500, 1870, 1900, 5000, 2**20 + 2000])
+async def test_a_record_too_large_is_set_aside_alone(node: Kafka, topic: str, size: int) -> None:
+    """1870 bytes and more are under the topic's limit by themselves, and over it with what a request adds."""
+    await in_thread(lambda: make_topic(node.address, topic, partitions=6, config={"max.message.bytes": "1950"}))
+    ticks = altered(18, lambda tick, payload: (tick, payload + b" " * (size - len(payload))))
+    delivery = await delivered(node.address, topic, ticks)
     fits = size < 1850
-    assert (p.delivered, p.pump.snapshot().set_aside) == ((40, 0) if fits else (39, 1))
+    assert list(delivery.set_aside) == ([] if fits else [18])
+    assert delivery.errors == []
     seqs = [json.loads(record.value)["seq"] for record in await in_thread(lambda: in_archive(node.address, topic))]
-    assert sorted(seqs) == [t.seq for n, t in enumerate(whole.ticks) if fits or n != 17]
-    if not fits:
-        async with opened(Impatient(access(node.address), topic)) as sink:
-            with pytest.raises(RowsRefused, match="MessageSizeTooLarge"):
-                await sink.write(Batch(0, whole.ticks[17:18], payloads[17:18]))
+    assert sorted(seqs) == [seq for seq in range(1, 41) if fits or seq != 18]
+
+
+async def test_a_limit_that_is_lowered_while_running_is_met_by_smaller_batches(node: Kafka, topic: str) -> None:
+    """What was too large for the broker leaves nothing behind for committed readers, and the cursor where it was."""
+    async with opened(Impatient(access(node.address), topic)) as sink:
+        await sink.write(batch(1, 10))
+
+        def lower() -> None:
+            with administration(access(node.address), name="test") as admin:
+                admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, {"max.message.bytes": "1950"})])
+
+        await in_thread(lower)
+        with pytest.raises(RowsRefused, match="MessageSizeTooLarge"):
+            await sink.write(batch(11, 200))
+        await sink.write(batch(11, 20))
+        assert (await sink.open()).cursor == 30
+        await sink.write(batch(31, 200))
+    once_each_and_in_order(await in_thread(lambda: in_archive(node.address, topic)), range(1, 231))
 
 
 async def test_a_time_that_the_broker_refuses_is_set_aside_alone(node: Kafka, topic: str) -> None:
     """Apache Kafka takes no record from more than an hour ahead of its own clock."""
     ahead_ms = int(time.time() * 1000) + 86_400_000
-    p = Pumping(node.address, topic)
-    whole = batch(1, 40)
-    ticks = [msgspec.structs.replace(t, timestamp_ms=ahead_ms) if t.seq == 9 else t for t in whole.ticks]
-    p.pump.offer(Batch(0, ticks, whole.payloads))
-    with trio.fail_after(PATIENCE_SECONDS):
-        await p.queue.aclose()
-        await p.pump.run()
-    assert (p.delivered, p.pump.snapshot().set_aside) == (39, 1)
-    (reject,) = p.rejects.snapshot().latest
-    assert (reject.seq, reject.symbol) == (9, "XAUUSD")
-    assert f"InvalidTimestampError: Timestamp {ahead_ms} of message" in str(reject)
+    ticks = altered(9, lambda tick, payload: (msgspec.structs.replace(tick, timestamp_ms=ahead_ms), payload))
+    delivery = await delivered(node.address, topic, ticks)
+    assert list(delivery.set_aside) == [9]
+    assert f"InvalidTimestampError: Timestamp {ahead_ms} of message" in delivery.set_aside[9]
+    assert delivery.errors == []
     seqs = [json.loads(record.value)["seq"] for record in await in_thread(lambda: in_archive(node.address, topic))]
     assert sorted(seqs) == sorted(set(range(1, 41)) - {9})
 
@@ -439,10 +404,10 @@ async def test_fewer_copies_than_brokers_are_complained_about(three: Cluster, to
 
 @pytest.mark.parametrize("how", ["kill", "pause"])
 async def test_the_leader_lost_under_load_costs_nothing(three: Cluster, topic: str, how: str) -> None:
-    async def lose(p: Pumping) -> None:
+    async def lose(delivery: Delivery) -> None:
         leader = three[(await in_thread(lambda: leaders(three.address, topic)))[0]]
         await in_thread(leader.kill if how == "kill" else leader.pause)
-        await p.more(600)  # by the others
+        await delivery.reaches(delivery.offered + 600)  # by the others
         assert not leader.running or how == "pause"
         await in_thread(leader.start if how == "kill" else leader.resume)
 
@@ -454,37 +419,44 @@ async def test_too_few_replicas_are_named_and_nothing_is_lost_when_they_return(t
     archive = {"retention.ms": "-1", "min.insync.replicas": "3"}
     await in_thread(lambda: make_topic(three.address, topic, partitions=6, copies=3, config=archive))
 
-    async def lose(p: Pumping) -> None:
+    async def lose(delivery: Delivery) -> None:
         await in_thread(three[2].kill)
-        await until(lambda: "too few replicas are in sync (NotEnoughReplicas" in p.error)
+        await delivery.fails("6 of 6 partitions of " + topic + " have too few replicas in sync to be written to: 3 are")
         await in_thread(three[2].start)
 
     await under_load(three.address, topic, lose)
 
 
 async def test_two_of_three_lost_and_returned(three: Cluster, topic: str) -> None:
-    async def lose(p: Pumping) -> None:
+    async def lose(delivery: Delivery) -> None:
         await both(three[1].kill, three[3].kill)
-        await until(lambda: "has not acknowledged" in p.error)
+        await delivery.fails("has not acknowledged")
         await both(three[1].start, three[3].start)
 
     await under_load(three.address, topic, lose)
 
 
-async def test_what_is_appended_and_not_confirmed_is_not_sent_again(
+async def test_the_one_that_keeps_the_transactions_lost_at_a_commit(
     three: Cluster, topic: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A leader without followers appends what it can't confirm, and shows it to nobody until they return."""
-    monkeypatch.setattr(client, "GIVE_UP_SECONDS", 3.0)
-    archive = {"retention.ms": "-1", "min.insync.replicas": "2"}
-    await in_thread(lambda: make_topic(three.address, topic, partitions=1, copies=3, config=archive))
-    leader = (await in_thread(lambda: leaders(three.address, topic)))[0]
-    one, other = (node for node in three.nodes if node.number != leader)
+    """Another one ends what it had begun, or had decided and not yet done."""
+    real = Producer.commit
+    strike = threading.Event()
 
-    async def lose(p: Pumping) -> None:
-        await both(one.kill, other.kill)
-        await until(lambda: "can't be read to its end" in p.error)
-        await both(one.start, other.start)
+    def struck(self: Producer, offsets: Any, group: str, seconds: float) -> None:
+        if strike.is_set():
+            strike.clear()
+            coordinator = self._transaction_manager.coordinator(CoordinatorType.TRANSACTION)
+            three[int(str(coordinator).rpartition("-")[2])].kill()
+        real(self, offsets, group, seconds)
+
+    monkeypatch.setattr(Producer, "commit", struck)
+
+    async def lose(delivery: Delivery) -> None:
+        strike.set()
+        await until(lambda: not strike.is_set())
+        await delivery.reaches(delivery.offered + 600)
+        await in_thread(three.start)
 
     await under_load(three.address, topic, lose)
 
@@ -505,7 +477,7 @@ def authority() -> trustme.CA:
 
 @pytest.fixture(scope="module")
 def locked(tmp_path_factory: pytest.TempPathFactory, authority: trustme.CA) -> Iterator[Kafka]:
-    lock = Lock(authority.issue_cert("127.0.0.1"), {"alice": ALICE, "bob": BOB}, powerful="alice")
+    lock = Lock(authority.issue_cert("127.0.0.1"), {"alice": ALICE, "bob": BOB, "dora": DORA}, powerful="alice")
 
     def locked_kafka(folder: Path) -> Kafka:
         return Kafka(folder, lock=lock)
@@ -540,7 +512,7 @@ async def refusal(broker: Kafka, authority: trustme.CA, kind: type[Exception], *
         with pytest.raises(kind) as why, trio.fail_after(PATIENCE_SECONDS):
             await sink.open()
         await sink.aclose()
-    for secret in (ALICE, BOB, "wrong-99-secret"):
+    for secret in (ALICE, BOB, DORA, "wrong-99-secret"):
         assert secret not in str(why.value)
     return str(why.value)
 
@@ -550,8 +522,7 @@ async def test_over_tls_with_a_scram_login(locked: Kafka, authority: trustme.CA,
         async with opened(Impatient(login, topic)) as sink:
             assert sink.facts().complaints == ()
             await sink.write(batch(1, 4000))
-            unanswered(sink)
-            assert await sink.held(batch(1, 5000)) == set(range(1, 4001))
+            assert len(await sink.held_after(3000)) == 1000
     once_each_and_in_order(await in_thread(lambda: in_archive(locked.back_door, topic)), range(1, 4001))
 
 
@@ -600,6 +571,39 @@ async def test_tls_where_the_broker_has_none(locked: Kafka, authority: trustme.C
 async def test_missing_rights_are_named(locked: Kafka, authority: trustme.CA) -> None:
     said = await refusal(locked, authority, StoreMisconfigured, KAFKA_SASL_USERNAME="bob", KAFKA_SASL_PASSWORD=BOB)
     assert "grant the user create, describe, describe configs, read and write on the topic" in said
+    assert "describe and write on the transactional id and describe and read on the group" in said
+
+
+def grant(broker: Kafka, kind: ResourceType, *operations: ACLOperation) -> None:
+    """To dora, on everything of this kind that is named as ours."""
+    prefix = "tick_" if kind is ResourceType.TOPIC else "polygon-live."
+    pattern = ResourcePattern(kind, prefix, ACLResourcePatternType.PREFIXED)
+    acls = [ACL("User:dora", "*", operation, ACLPermissionType.ALLOW, pattern) for operation in operations]
+    with administration(access(broker.back_door), name="test") as admin:
+        admin.create_acls(acls)
+
+
+async def test_the_rights_that_are_named_are_enough(locked: Kafka, authority: trustme.CA) -> None:
+    dora = {"KAFKA_SASL_USERNAME": "dora", "KAFKA_SASL_PASSWORD": DORA}
+    op = ACLOperation
+    topic = (op.CREATE, op.DESCRIBE, op.DESCRIBE_CONFIGS, op.READ, op.WRITE)
+    for kind, operations, missing in (
+        (ResourceType.TOPIC, topic, "GroupAuthorizationFailedError"),
+        (ResourceType.GROUP, (op.DESCRIBE, op.READ), "TransactionalIdAuthorizationFailedError"),
+    ):
+        await in_thread(lambda kind=kind, operations=operations: grant(locked, kind, *operations))  # type: ignore[misc]
+        said = await refusal(locked, authority, StoreMisconfigured, **dora)
+        assert f"refuses ({missing}" in said
+    await in_thread(lambda: grant(locked, ResourceType.TRANSACTIONAL_ID, op.DESCRIBE, op.WRITE))
+    with environment(locked, authority, **dora) as login:
+        async with opened(Impatient(login, "tick_archive", "dora-1")) as sink:
+            assert sink.facts().complaints == ()
+            await sink.write(batch(1, 100))
+            await sink.check()
+            assert len(await sink.held_after(40)) == 60
+        async with Archive(login, since_ms=0) as archive:
+            assert await archive.cursor_of("dora-1") == 100
+            assert sum([len(block) async for block in archive]) == 100
 
 
 async def test_a_broker_that_hangs_in_the_handshake_is_given_up(locked: Kafka, authority: trustme.CA) -> None:

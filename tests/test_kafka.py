@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import subprocess
 import sys
 from collections import defaultdict
@@ -15,20 +14,19 @@ import pytest
 import trio
 from kafka.admin import ConfigResource, ConfigResourceType
 
-from polygon_live.channels import WeightedSender, open_weighted_channel
 from polygon_live.config import KafkaAccess
 from polygon_live.embedded import Broker
-from polygon_live.engines.kafka import TOPIC, client, trim_topic
+from polygon_live.engines.kafka import TOPIC, trim_topic
 from polygon_live.engines.kafka.access import administration
 from polygon_live.engines.kafka.topic import FOR_EVER
 from polygon_live.errors import RowsRefused, StoreMisconfigured, StoreUnavailable
 from polygon_live.model import Batch, Tick, encode
-from polygon_live.pump import Pump
-from polygon_live.rejects import RejectBook
+from polygon_live.sink import Identity
 from polygon_live.sinks.kafka import KafkaSink
 from polygon_live.standin import market
 from tests import servers
 from tests.comparing import archived_as_written
+from tests.delivering import Delivery
 from tests.reading import in_archive
 from tests.waiting import PATIENCE_SECONDS, in_thread
 
@@ -46,6 +44,10 @@ def access(address: str) -> KafkaAccess:
     return KafkaAccess((address,))
 
 
+def sink_of(address: str, collector: str = "test-1") -> KafkaSink:
+    return Impatient(access(address), Identity(collector, "journal-1", "host-1"))
+
+
 def batch(first: int, count: int) -> Batch:
     ticks = [
         Tick(SYMBOLS[n % 5], 1.1, 1.2, 1.15, 0.1, NOW_MS, NOW_MS, 48, "polygon_websocket", "quote", n, NOW_MS)
@@ -56,7 +58,7 @@ def batch(first: int, count: int) -> Batch:
 
 @asynccontextmanager
 async def opened(address: str, collector: str = "test-1") -> AsyncIterator[KafkaSink]:
-    sink = Impatient(access(address), collector)
+    sink = sink_of(address, collector)
     with trio.fail_after(PATIENCE_SECONDS):
         try:
             await sink.open()
@@ -73,7 +75,8 @@ async def seqs_in(address: str) -> list[int]:
 
 def make_topic(address: str, **config: str) -> None:
     with administration(access(address), name="test") as admin:
-        admin.create_topics({TOPIC: {"num_partitions": 2, "replication_factor": 1, "configs": config}})
+        configs = {**FOR_EVER, **config}
+        admin.create_topics({TOPIC: {"num_partitions": 2, "replication_factor": 1, "configs": configs}})
 
 
 async def test_real_ticks_arrive_byte_for_byte_in_order_per_symbol(
@@ -82,20 +85,20 @@ async def test_real_ticks_arrive_byte_for_byte_in_order_per_symbol(
     quotes = [q for path in real_ticks for q in market.real_ticks(path, NOW_MS)][-7000:]
     ticks = [
         Tick(q.p.replace("/", ""), q.b, q.a, q.b, q.a - q.b, q.t, q.t, 48, "p", "q", n, NOW_MS)
-        for n, q in enumerate(quotes)
+        for n, q in enumerate(quotes, 1)
     ]
-    whole = Batch(-1, ticks, [encode(t) for t in ticks])
+    whole = Batch(0, ticks, [encode(t) for t in ticks])
     async with opened(broker.address) as sink:
         written = await sink.write(whole)
         assert written.delivered == len(ticks)
-        assert await sink.held(whole) == set(range(len(ticks)))
+        assert (await sink.open()).cursor == len(ticks)
     records = await in_thread(lambda: in_archive(broker.address))
     archived_as_written(records, whole)
 
 
 async def test_the_topic_is_made_as_an_archive_by_two_at_once(broker: Broker) -> None:
     async with trio.open_nursery() as nursery:
-        sinks = [Impatient(access(broker.address), f"test-{n}") for n in range(2)]
+        sinks = [sink_of(broker.address, f"test-{n}") for n in range(2)]
         for sink in sinks:
             nursery.start_soon(sink.open)
     for sink in sinks:
@@ -155,76 +158,53 @@ async def test_a_broker_that_hangs_loses_and_doubles_nothing(own_broker: Callabl
         with pytest.raises(StoreUnavailable):
             await sink.open()
         await in_thread(broker.resume)
-        await sink.open()
-        second = batch(1001, 1000)
-        rest = second.without(await sink.held(second))
-        if rest:
-            await sink.write(rest)
-        await sink.write(batch(2001, 1000))
+        cursor = (await sink.open()).cursor
+        assert cursor in {1000, 2000}
+        await sink.write(batch(cursor + 1, 3000 - cursor))
     assert sorted(await seqs_in(broker.address)) == list(range(1, 3001))
 
 
-async def test_half_a_batch_is_found_again_by_reading_back(broker: Broker) -> None:
-    async with opened(broker.address) as sink, opened(broker.address, "another") as other:
-        whole = batch(1, 100)
-        left, right = whole.halves()
-        await other.write(whole)  # has the same numbers and is not ours
-        theirs = sink._client
-        await sink.write(left)
-        assert theirs._ends is not None
-        theirs._ends = dict.fromkeys(theirs._ends, 0)  # as after a batch of which no answer came
-        theirs._acknowledged.clear()
-        theirs._unclear = True
-        assert await sink.held(whole) == {t.seq for t in left.ticks}
-        await sink.write(right)
-        assert await sink.held(right) == {t.seq for t in right.ticks}
-
-
-async def test_a_record_too_large_is_refused_and_the_pump_sets_only_it_aside(broker: Broker) -> None:
+async def test_a_record_too_large_is_set_aside_alone(broker: Broker) -> None:
     await in_thread(lambda: make_topic(broker.address, **{"max.message.bytes": "2000"}))
-    big = batch(1, 30)
-    payloads = [p if n != 17 else p + b" " * 5000 for n, p in enumerate(big.payloads)]
+
+    def ticks(first: int, count: int) -> Batch:
+        plain = batch(first, count)
+        payloads = [p + b" " * 5000 if t.seq == 17 else p for t, p in zip(plain.ticks, plain.payloads, strict=True)]
+        return Batch(plain.after, plain.ticks, payloads)
+
     async with opened(broker.address) as sink:
-        with pytest.raises(RowsRefused, match="MessageSizeTooLarge"):
-            await sink.write(Batch(0, big.ticks[17:18], payloads[17:18]))
-    pump, queue = pumping(broker.address)
-    pump.offer(Batch(0, big.ticks, payloads))
+        with pytest.raises(RowsRefused, match=r"MessageSizeTooLargeError: 5\d\d\d bytes, and tick_archive takes 2000"):
+            await sink.write(ticks(1, 30))
+        assert (await sink.open()).cursor is None
+    delivery = Delivery(sink_of(broker.address), ticks)
+    delivery.offered, delivery.ended = 30, True
     with trio.fail_after(PATIENCE_SECONDS):
-        await queue.aclose()
-        await pump.run()
-    assert (pump.snapshot().delivered, pump.snapshot().set_aside) == (29, 1)
-    assert sorted(await seqs_in(broker.address)) == [t.seq for n, t in enumerate(big.ticks) if n != 17]
+        await delivery.run()
+        await delivery.sink.aclose()
+    assert list(delivery.set_aside) == [17]
+    assert sorted(await seqs_in(broker.address)) == [seq for seq in range(1, 31) if seq != 17]
 
 
-def pumping(address: str) -> tuple[Pump, WeightedSender[Batch]]:
-    queue, batches = open_weighted_channel(10**6, Batch)
-    sink = Impatient(access(address), "test-1")
-    rng = random.Random(1)
-    return Pump(sink, batches, queue, rejects=RejectBook(), wall_ms=lambda: NOW_MS, rng=rng), queue
-
-
-async def test_the_pump_brings_every_tick_through_stops_and_hangs(own_broker: Callable[..., Broker]) -> None:
+async def test_every_tick_comes_through_hangs_once_and_in_order(own_broker: Callable[..., Broker]) -> None:
     broker = own_broker()
-    pump, queue = pumping(broker.address)
+    delivery = Delivery(sink_of(broker.address), batch)
 
     async def offer() -> None:
-        for first in range(1, 10_000, 100):
-            pump.offer(batch(first, 100))
+        while delivery.offered < 10_000:
+            delivery.offered += 100
             await trio.sleep(0.01)
-        await queue.aclose()
+        delivery.ended = True
 
     with trio.fail_after(PATIENCE_SECONDS):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(pump.run)
+            nursery.start_soon(delivery.run)
             nursery.start_soon(offer)
             for at in (1000, 4000):
-                while pump.snapshot().delivered < at:  # noqa: ASYNC110  # another thread's doing
-                    await trio.sleep(0.005)
+                await delivery.reaches(at)
                 await in_thread(broker.pause)
-                while not pump.snapshot().last_error:  # noqa: ASYNC110
-                    await trio.sleep(0.01)
+                await delivery.fails()
                 await in_thread(broker.resume)
-    assert pump.snapshot().delivered == 10_000
+        await delivery.sink.aclose()
     found: dict[str, list[int]] = defaultdict(list)
     for record in await in_thread(lambda: in_archive(broker.address)):
         found[record.key.decode()].append(json.loads(record.value)["seq"])
@@ -234,25 +214,22 @@ async def test_the_pump_brings_every_tick_through_stops_and_hangs(own_broker: Ca
 
 
 async def test_after_a_restart_of_the_broker_delivery_goes_on(own_broker: Callable[..., Broker]) -> None:
+    """What this broker has acknowledged before it ended, it may forget: the cursor tells."""
     broker = own_broker()
-    pump, queue = pumping(broker.address)
+    delivery = Delivery(sink_of(broker.address), batch)
     with trio.fail_after(PATIENCE_SECONDS):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(pump.run)
-            for first in (1, 1001):
-                pump.offer(batch(first, 1000))
-                while pump.snapshot().delivered < first + 999:  # noqa: ASYNC110
-                    await trio.sleep(0.01)
+            nursery.start_soon(delivery.run)
+            for _ in range(2):
+                delivery.offered += 1000
+                await delivery.reaches(delivery.offered)
                 await in_thread(broker.stop)
-                pump.offer(batch(first + 10_000, 1000))
-                while not pump.snapshot().last_error:  # noqa: ASYNC110
-                    await trio.sleep(0.01)
+                delivery.offered += 1000
+                await delivery.fails()
                 await in_thread(broker.start)
-            await queue.aclose()
-    assert pump.snapshot().delivered == 4000
-    found = await seqs_in(broker.address)
-    assert len(found) == len(set(found))
-    assert set(range(11_001, 12_001)) <= set(found)  # what was acknowledged before, this broker may forget
+            delivery.ended = True
+        await delivery.sink.aclose()
+    assert sorted(await seqs_in(broker.address)) == list(range(1, 4001))
 
 
 async def test_trimming_keeps_the_newest(broker: Broker) -> None:
@@ -269,9 +246,9 @@ async def test_trimming_keeps_the_newest(broker: Broker) -> None:
 
 LEAVES = """
 import os, signal, sys, trio
-from tests.test_kafka import Impatient, access, batch
+from tests.test_kafka import batch, sink_of
 async def main():
-    sink = Impatient(access(sys.argv[1]), "test-1")
+    sink = sink_of(sys.argv[1])
     await sink.open()
     await sink.write(batch(1, 100))
     os.kill(int(sys.argv[2]), signal.SIGSTOP)
@@ -299,46 +276,15 @@ def test_a_process_ends_in_silence_beside_a_broker_that_hangs(own_broker: Callab
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"", b"")
 
 
-@pytest.mark.parametrize("how", ["hang", "stop"])
-async def test_after_the_producer_was_given_up_the_topic_is_read_back(
-    own_broker: Callable[..., Broker], monkeypatch: pytest.MonkeyPatch, how: str
-) -> None:
-    monkeypatch.setattr(client, "GIVE_UP_SECONDS", 6.0)
-    broker = own_broker()
-    pump, queue = pumping(broker.address)
-    assert isinstance(pump.sink, Impatient)
-    with trio.fail_after(PATIENCE_SECONDS):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(pump.run)
-            pump.offer(batch(1, 1000))
-            while pump.snapshot().delivered < 1000:  # noqa: ASYNC110
-                await trio.sleep(0.01)
-            await in_thread(broker.pause if how == "hang" else broker.stop)
-            pump.offer(batch(1001, 1000))
-            while not pump.sink._client._unclear:  # noqa: ASYNC110
-                await trio.sleep(0.01)
-            await in_thread(broker.resume if how == "hang" else broker.start)
-            await queue.aclose()
-    assert pump.snapshot().delivered == 2000
-    found = sorted(await seqs_in(broker.address))
-    # What was acknowledged before an end, this broker may forget.
-    assert [seq for seq in found if seq > 1000] == list(range(1001, 2001))
-    assert how == "stop" or found == list(range(1, 2001))
-
-
 async def test_a_topic_deleted_while_a_batch_is_on_its_way_is_no_end(broker: Broker) -> None:
     def delete_and_make() -> None:
         with administration(access(broker.address), name="test") as admin:
             admin.delete_topics([TOPIC])
-        make_topic(broker.address, **FOR_EVER)  # with fewer partitions
+        make_topic(broker.address)  # with fewer partitions
 
-    whole = batch(1001, 100)
-    left, _right = whole.halves()
     async with opened(broker.address) as sink:
         await sink.write(batch(1, 1000))
         await in_thread(delete_and_make)
-        async with opened(broker.address) as new:
-            await new.write(left)
-        sink._client._unclear = True  # as after a batch of which no answer came
         await sink.open()
-        assert await sink.held(whole) == {t.seq for t in left.ticks}
+        await sink.write(batch(1001, 100))
+    assert sorted(await seqs_in(broker.address)) == list(range(1001, 1101))

@@ -1,37 +1,41 @@
 """The sink that keeps everything for ever: topic ``tick_archive``, keyed by symbol."""
 
-from collections.abc import Collection
+from collections.abc import Sequence
 from typing import ClassVar
 
 from polygon_live.config import KafkaAccess
 from polygon_live.engines.kafka import TOPIC, KafkaClient, Record
 from polygon_live.model import Batch
-from polygon_live.sink import StoreFacts, Written
+from polygon_live.sink import Identity, Opened, StoreFacts, Written
 
 
 class KafkaSink:
-    """Appends each batch, and waits until the brokers have acknowledged every tick of it."""
+    """Appends each batch with its cursor in one transaction: who reads committed records sees each tick once."""
 
     name = "kafka"
+    keeps_cursor: ClassVar = True
 
     OPEN_SECONDS: ClassVar = 15.0
     APPEND_SECONDS: ClassVar = 15.0
+    WATCH_SECONDS: ClassVar = 30.0
+    """Three signs of life that did not come."""
 
-    def __init__(self, access: KafkaAccess, collector: str) -> None:
+    def __init__(self, access: KafkaAccess, identity: Identity, *, topic: str = TOPIC) -> None:
         self._client = KafkaClient(
             access,
-            collector,
-            topic=TOPIC,
+            identity,
+            topic=topic,
             open_seconds=self.OPEN_SECONDS,
             append_seconds=self.APPEND_SECONDS,
+            watch_seconds=self.WATCH_SECONDS,
         )
 
-    async def open(self) -> None:
-        """Raises StoreUnavailable, StoreMisconfigured."""
-        await self._client.open()
+    async def open(self) -> Opened:
+        """Raises StoreUnavailable, StoreMisconfigured, StoreContested."""
+        return await self._client.open()
 
     async def write(self, batch: Batch) -> Written:
-        """Raises StoreUnavailable, StoreMisconfigured, AlreadyHeld, RowsRefused."""
+        """Raises StoreUnavailable, StoreMisconfigured, StoreContested, RowsRefused."""
         records = [
             Record(tick.symbol.encode(), payload, tick.timestamp_ms, tick.seq)
             for tick, payload in zip(batch.ticks, batch.payloads, strict=True)
@@ -39,18 +43,18 @@ class KafkaSink:
         await self._client.append(records)
         return Written(len(batch))
 
-    async def held(self, batch: Batch) -> Collection[int]:
-        """By what was acknowledged and, where that is not known, by reading the topic back."""
-        return await self._client.held({tick.seq for tick in batch.ticks})
-
     async def check(self) -> None:
-        """Looks at the topic again. Raises StoreUnavailable, StoreMisconfigured."""
-        await self._client.open()
+        """Looks at the topic again, too. Raises StoreUnavailable, StoreMisconfigured, StoreContested."""
+        await self._client.beat()
+
+    async def held_after(self, seq: int) -> Sequence[bytes]:
+        """Read back from the end of the archive. Raises StoreUnavailable, StoreMisconfigured."""
+        return await self._client.held_after(seq)
 
     async def aclose(self) -> None:
         """Never waits for a broker."""
         self._client.close()
 
     def facts(self) -> StoreFacts:
-        """As found when last opened."""
+        """As found when last opened or checked."""
         return self._client.facts

@@ -81,6 +81,8 @@ class Kafka(EmbeddedServer):
         self._cluster_id = cluster_id or _new_cluster_id()
         self._lock = lock
         self._back_port = free_port()
+        self.advertised: int | None = None
+        """The port that clients are told to go on with, if there is something between them and this node."""
         self._log_begins = 0
 
     @property
@@ -125,7 +127,7 @@ class Kafka(EmbeddedServer):
             "node.id": self.number,
             "controller.quorum.voters": ",".join(f"{n}@127.0.0.1:{port}" for n, port in self._controllers.items()),
             "listeners": ",".join(addresses.values()),
-            "advertised.listeners": f"{addresses['CLIENT']},{addresses['BROKER']}",
+            "advertised.listeners": f"CLIENT://127.0.0.1:{self.advertised or self.port},{addresses['BROKER']}",
             "listener.security.protocol.map": f"CLIENT:{'SASL_SSL' if self._lock else 'PLAINTEXT'},"
             "BROKER:PLAINTEXT,CONTROLLER:PLAINTEXT",
             "inter.broker.listener.name": "BROKER",

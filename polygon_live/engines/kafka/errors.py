@@ -6,13 +6,20 @@ from kafka import errors
 
 from polygon_live.errors import RowsRefused, StoreError, StoreMisconfigured, StoreUnavailable
 
-REFUSALS: Final = (errors.MessageSizeTooLargeError, errors.InvalidRecordError, errors.InvalidTimestampError)
+REFUSALS: Final = (
+    errors.MessageSizeTooLargeError,
+    errors.RecordListTooLargeError,
+    errors.InvalidRecordError,
+    errors.InvalidTimestampError,
+)
 """Of a record, whatever is done about the rest."""
 LOGIN: Final = (
     errors.SaslAuthenticationFailedError,
     errors.UnsupportedSaslMechanismError,
     errors.IllegalSaslStateError,
 )
+FENCED: Final = (errors.ProducerFencedError, errors.InvalidProducerEpochError)
+"""A newer producer of the same transactional id is there, or the broker has ended a transaction that took too long."""
 UNSYNCED: Final = (errors.NotEnoughReplicasError, errors.NotEnoughReplicasAfterAppendError)
 
 
@@ -52,7 +59,18 @@ def translated(why: BaseException, where: str) -> StoreError:  # noqa: C901, PLR
         case errors.AuthorizationError():
             return StoreMisconfigured(
                 f"Kafka {where} refuses ({said}): grant the user create, describe, describe configs, read and write on "
-                "the topic, and idempotent write on the cluster"
+                "the topic, describe and write on the transactional id and describe and read on the group, both of "
+                "them named polygon-live. and the collector's id"
+            )
+        case errors.KafkaError() if isinstance(why, FENCED):
+            return StoreUnavailable(
+                f"Kafka {where} has ended the transaction ({said}): it took too long, or another collector of this "
+                "name has come, with a copy of this one's data folder"
+            )
+        case errors.KafkaError() if "InvalidTransactionTimeout" in said:
+            return StoreMisconfigured(
+                f"Kafka {where} allows shorter transactions only ({said}): raise transaction.max.timeout.ms of the "
+                "brokers to 30000 at least"
             )
         case errors.KafkaError() if isinstance(why, UNSYNCED):
             return StoreUnavailable(f"Kafka {where} has too few replicas in sync to promise anything: {said}")

@@ -6,8 +6,7 @@ from typing import Any, Final, TypeVar
 
 import trio
 from kafka import TopicPartition, errors
-from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
-from kafka.admin import OffsetSpec as Offsets
+from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient, OffsetSpec
 
 from polygon_live.config import KafkaAccess
 from polygon_live.engines.kafka.access import administration, where
@@ -31,8 +30,6 @@ to a replica that lags.
 UNKNOWN_TOPIC: Final = 3
 DEFAULT_MOST_BYTES: Final = 1_048_588
 """The brokers' own default of ``max.message.bytes``."""
-
-
 ASK_ANOTHER: Final = (
     errors.UnknownTopicOrPartitionError,
     errors.LeaderNotAvailableError,
@@ -85,13 +82,28 @@ def set_up(admin: KafkaAdminClient, topic: str) -> tuple[StoreFacts, int]:
             f"{topic} has {copies} of the {min(MOST_COPIES, brokers)} copies that {brokers} brokers could hold: "
             "kafka-reassign-partitions"
         )
-    about |= {"verified": not complaints, "min_insync_replicas": config.get("min.insync.replicas")}
+    about |= {"verified": not complaints}
+    needed = int(config.get("min.insync.replicas", 1))
+    if short := [p for p in found["partitions"] if len(p["isr_nodes"]) < needed]:
+        complaints.append(
+            f"{len(short)} of {len(found['partitions'])} partitions of {topic} have too few replicas in sync to be "
+            f"written to: {needed} are needed, bring the brokers back"
+        )
+    about |= {"min_insync_replicas": config.get("min.insync.replicas")}
     return StoreFacts(about, tuple(complaints)), int(config.get("max.message.bytes", DEFAULT_MOST_BYTES))
 
 
-def ends(admin: KafkaAdminClient, topic: str) -> dict[int, int]:
-    """The offset after the last record of each partition."""
-    return _offsets(admin, topic, Offsets.LATEST)
+def offsets(admin: KafkaAdminClient, topic: str, spec: Any, *, committed: bool = False) -> dict[int, int]:
+    """Of each partition, as an uncommitted reader sees it, or a committed one. ``spec`` is an OffsetSpec, or a time in
+    Unix ms: then the first offset with that time or a later one, -1 if there is none.
+
+    Raises kafka.errors.KafkaError.
+    """
+    found = _patiently(lambda: _known(admin, topic))
+    partitions = [TopicPartition(topic, partition["partition_index"]) for partition in found["partitions"]]
+    isolation = "read_committed" if committed else "read_uncommitted"
+    answer = _patiently(lambda: admin.list_partition_offsets(dict.fromkeys(partitions, spec), isolation))
+    return {partition.partition: answer[partition].offset for partition in partitions}
 
 
 async def trim_topic(access: KafkaAccess, keep: int) -> None:
@@ -107,7 +119,7 @@ def _trim(access: KafkaAccess, keep: int) -> None:
         with administration(access, name="polygon-live/trim") as admin:
             if _describe(admin, TOPIC) is None:
                 return
-            first, after = _offsets(admin, TOPIC, Offsets.EARLIEST), ends(admin, TOPIC)
+            first, after = (offsets(admin, TOPIC, spec) for spec in (OffsetSpec.EARLIEST, OffsetSpec.LATEST))
             total = sum(after[p] - first[p] for p in after)
             if total <= keep:
                 return
@@ -164,10 +176,3 @@ def _config(admin: KafkaAdminClient, topic: str) -> dict[str, str]:
     resource = ConfigResource(ConfigResourceType.TOPIC, topic)
     answer = _patiently(lambda: admin.describe_configs([resource], config_filter="all"))
     return {name: entry["value"] for name, entry in answer["topic"][topic].items()}
-
-
-def _offsets(admin: KafkaAdminClient, topic: str, spec: Any) -> dict[int, int]:
-    found = _patiently(lambda: _known(admin, topic))
-    partitions = [TopicPartition(topic, partition["partition_index"]) for partition in found["partitions"]]
-    answer = _patiently(lambda: admin.list_partition_offsets(dict.fromkeys(partitions, spec)))
-    return {partition.partition: answer[partition].offset for partition in partitions}
