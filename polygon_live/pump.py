@@ -1,10 +1,12 @@
-"""The loop that all sinks share: take what has come, write it, try again until the store answers, keep the order.
+"""The loop that all sinks share: take what follows the store's cursor, write it, try again until the store answers.
 
 Rules of this file's state:
 
-- ``_parts`` is what was taken from the channel and is not settled: a stack, the next part on top. It outlives a crash
-  of ``run``, so that a restarted pump goes on where the last one fell.
-- ``_unclear`` means that the part on top may be in the store already: the store is asked before anything is sent again.
+- ``_cursor`` is how far this pump is: everything up to it is in the store, in the quarantine, or told as lost. What
+  comes next is asked for by it and by nothing else, so a crash of ``run`` or of the process forgets nothing.
+- ``_stored`` is the store's own cursor as it last said. After every error the store is opened again and believed: what
+  was unclear is settled by its cursor, and one that has fallen behind (a backup was restored, a standby took over) is
+  caught up from the journal.
 - Whatever waited while the last batch was written is the next batch: small and immediate at low load, large at high.
 - A tick that the store refuses for its content is found by halving, set aside with the engine's own message, and the
   rest of its batch goes on, in order. A store that refuses one tick after the other and takes none is rather wrong
@@ -12,22 +14,20 @@ Rules of this file's state:
 """
 
 import random
-from collections.abc import Callable, Iterator
-from typing import Final
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, Protocol
 
 import structlog
 import trio
 
+from polygon_live.backlog import MOST_TICKS, Backlog
 from polygon_live.backoff import backoff
-from polygon_live.channels import WeightedReceiver, WeightedSender
-from polygon_live.errors import AlreadyHeld, RowsRefused, StoreError, StoreMisconfigured
+from polygon_live.errors import JournalError, RowsRefused, StoreContested, StoreError, StoreMisconfigured
+from polygon_live.journal import Hole
 from polygon_live.model import Batch, Reject, evidence
-from polygon_live.rejects import RejectBook
-from polygon_live.sink import Sink
+from polygon_live.sink import Opened, Sink
 from polygon_live.status import SinkSnapshot
 
-MOST_TICKS: Final = 5000
-"""A batch: large enough that the fixed cost of a write vanishes, small enough that halving finds a tick quickly."""
 FIRST_WAIT_SECONDS: Final = 0.25
 MOST_WAIT_SECONDS: Final = 5.0
 MISCONFIGURED_WAIT_SECONDS: Final = 15.0
@@ -36,87 +36,124 @@ REFUSED_IN_A_ROW: Final = 20
 mended is this often every ``MISCONFIGURED_WAIT_SECONDS``; and a true run of bad ticks blocks nothing for ever."""
 SAY_AGAIN_SECONDS: Final = 60.0
 IDLE_SECONDS: Final = 10.0
-"""Without a tick for so long, the store is asked for a sign of life."""
+"""Without a tick for so long, the store is asked for a sign of life, and given one."""
 
 log = structlog.get_logger()
 
 
+class Books(Protocol):
+    """Where a pump tells what does not go the usual way. The pipeline's."""
+
+    async def opened(self, sink: Sink, opened: Opened, *, behind: bool) -> None:
+        """The store was opened, for the first time or again. ``behind``: its cursor has gone back."""
+
+    async def lost(self, store: str, holes: Sequence[Hole]) -> None:
+        """Accepted once, and not to be had for this store any more."""
+
+    async def set_aside(self, reject: Reject, payload: bytes) -> None:
+        """A tick that the store refuses: kept before the cursor passes it."""
+
+    def pending(self, after: int) -> tuple[int, float | None]:
+        """How many ticks the journal holds behind this ``seq``, and in how many seconds, at the present rate, the
+        first of them would have to make room; None: not in sight.
+        """
+
+
 class Pump:
-    """Carries batches from a channel into one sink. ``queue`` is the channel's other end, asked only for its level."""
+    """Carries batches from a backlog into one sink, from ``cursor`` on: what is remembered of it, or None."""
 
     def __init__(
         self,
         sink: Sink,
-        batches: WeightedReceiver[Batch],
-        queue: WeightedSender[Batch],
+        backlog: Backlog,
         *,
-        rejects: RejectBook,
+        cursor: int | None,
+        books: Books,
         wall_ms: Callable[[], int],
         rng: random.Random,
     ) -> None:
         self.sink = sink
-        self._batches = batches
-        self.queue = queue
-        self._rejects = rejects
+        self.backlog = backlog
+        self._books = books
         self._wall_ms = wall_ms
         self._rng = rng
         self._log = log.bind(store=sink.name)
-        self._parts: list[Batch] = []
-        self._unclear = False
+        self._new = cursor is None
+        """Nothing is known of this store: what it never had, and is not in the journal any more, it does not lack."""
+        self._cursor = self._stored = backlog.beginning if cursor is None else cursor
+        self._in_hand: Batch | None = None
         self._connected = False
+        self._believed = False
+        """The store itself has said how far it is, in this run."""
         self._away_since: float | None = None
         """When it was asked for a sign of life that has not come yet: ticks may wait in the queue, and nobody looks."""
         self._say_again = 0.0
         self._said_away = True
         """The log's last word about this store is that it is away (as it is at the start)."""
-        self._error: StoreError | None = None
+        self._error: StoreError | JournalError | None = None
         self._error_ms: int | None = None
-        self._delivered = self._expired = self._set_aside = self._retries = self._dropped = 0
+        self._delivered = self._expired = self._set_aside = self._retries = self._lost = self._fell_behind = 0
         self._in_a_row = 0
         """Ticks set aside since the last one that the store took."""
         self._set_aside_ms: int | None = None
-        self._last_seq: int | None = None
+        self._received_ms = wall_ms()
+        """When the last delivered tick was received; what waits from before this run is older than that."""
         self._delivered_ms: int | None = None
-        self._dropped_ms: int | None = None
+        self._lost_ms: int | None = None
 
-    def offer(self, batch: Batch) -> None:
-        """Queue a batch for this sink, or, if its queue is full, drop it and count. Never waits."""
-        if self.queue.offer(batch):
-            return
-        if self._dropped_ms is None or self._wall_ms() - self._dropped_ms > SAY_AGAIN_SECONDS * 1000:
-            self._log.error("queue full: ticks are being dropped for this store", dropped_before=self._dropped)
-        self._dropped += len(batch)
-        self._dropped_ms = self._wall_ms()
+    @property
+    def cursor(self) -> int:
+        """Everything up to this ``seq`` is settled. A store that keeps its own cursor may say otherwise when opened."""
+        return self._cursor
+
+    @property
+    def remembered(self) -> int | None:
+        """What the next run must know: the store's own cursor, where it keeps one, which passes no ticks set aside."""
+        if not self.sink.keeps_cursor:
+            return self._cursor
+        return None if self._new else self._stored
+
+    @property
+    def confirmed(self) -> int | None:
+        """The same, once the store itself has been asked."""
+        return self._cursor if self._believed else None
 
     async def run(self) -> None:
-        """Until the channel is closed and everything in it is settled; then close the sink. Cancelling it abandons
-        what is left, which ``snapshot().waiting_ticks`` then tells.
+        """Until the backlog has ended and everything in it is settled; then close the sink. Cancelling it leaves the
+        rest to the journal.
         """
-        self._unclear = bool(self._parts)
         self._away_since = self._away_since or trio.current_time()
         try:
             await self._open()
             while True:
-                await self._settle()
                 with trio.move_on_after(IDLE_SECONDS) as idle:
                     try:
-                        taken = await self._batches.receive_some(MOST_TICKS)
+                        portion = await self.backlog.next(self._cursor)
                     except trio.EndOfChannel:
                         break
-                    self._parts = [Batch.joined(taken)]
+                    except JournalError as why:
+                        await self._away(why, MOST_WAIT_SECONDS)
+                        await self._check()
+                        continue
                 if idle.cancelled_caught:
                     await self._check()
+                    continue
+                await self._pass(portion.holes)
+                self._cursor = max(self._cursor, portion.batch.after if portion.batch else portion.last)
+                if portion.batch:
+                    await self._settle(portion.batch)
         finally:
             self._connected = False
             with trio.CancelScope(shield=True):  # a sink's aclose never waits for its server
                 await self.sink.aclose()
 
     async def _open(self) -> None:
-        """Connect, trying for ever."""
+        """Connect, trying for ever, and learn how far the store is."""
         waits = self._waits()
         while not self._connected:
             try:
-                await self.sink.open()
+                opened = await self.sink.open()
+                await self._believe(opened)
             except StoreError as why:
                 await self._away(why, next(waits))
             else:
@@ -125,6 +162,26 @@ class Pump:
                 if self._said_away:
                     self._log.info("connected to the store", **self.sink.facts().about)
                     self._said_away = False
+
+    async def _believe(self, opened: Opened) -> None:
+        """The store's word about its cursor holds. But ticks that were set aside are passed, though it can't know."""
+        if not self.sink.keeps_cursor:
+            await self._books.opened(self.sink, opened, behind=False)
+            return
+        found = opened.cursor if opened.cursor is not None else self._stored if self._new else 0
+        behind = found < self._stored
+        await self._books.opened(self.sink, opened, behind=behind and not self._new)
+        if self._in_hand and found > self._cursor:  # it had been written, and the answer was lost
+            taken = len(self._in_hand.beyond(self._cursor)) - len(self._in_hand.beyond(found))
+            self._answered(self._in_hand, delivered=taken, expired=0)
+        if behind and not self._new:
+            self._fell_behind += 1
+            self._log.warning("the store has fallen behind: it is caught up", had=self._stored, has=found)
+        if behind:
+            self._cursor = found
+        self._stored = found
+        self._cursor = max(self._cursor, found)
+        self._believed, self._new = True, self._new and opened.cursor is None
 
     async def _check(self) -> None:
         """A store that dies while the market is closed is known before it opens."""
@@ -138,108 +195,115 @@ class Pump:
         else:
             self._away_since = None
 
-    async def _settle(self) -> None:
-        """Get an answer from the store for every tick in ``_parts``."""
+    async def _pass(self, holes: Sequence[Hole]) -> None:
+        if not holes:
+            return
+        await self._books.lost(self.sink.name, holes)
+        self._lost += sum(hole.least for hole in holes)
+        self._lost_ms = self._wall_ms()
+
+    async def _settle(self, batch: Batch) -> None:
+        """Get the store's answer for every tick of it, or find that the store needs something older first."""
         waits = self._waits()
-        while self._parts:
+        self._in_hand = batch
+        while batch and batch.after <= self._cursor:
             try:
-                await self._step(self._parts[-1])
-            except RowsRefused as why:
-                await self._refused(self._parts.pop(), why)
-            except AlreadyHeld as why:
-                self._unclear = True
-                self._note(why)
-                await trio.sleep(next(waits))
+                await self._write(batch)
             except StoreError as why:
-                self._unclear = True
                 self._connected = False
                 self._retries += 1
                 await self._away(why, next(waits))
                 await self._open()
-            else:
-                self._parts.pop()
-                waits = self._waits()
+            batch = self._in_hand = batch.beyond(self._cursor)
+        self._in_hand = None
 
-    async def _step(self, part: Batch) -> None:
-        if self._unclear:
-            held = await self.sink.held(part)
-            self._answered(part, delivered=len(held), expired=0)
-            part = self._parts[-1] = part.without(held)
-            self._unclear = False
-        if part:
-            written = await self.sink.write(part)
-            self._answered(part, delivered=written.delivered, expired=written.expired)
-        self._away_since = None
+    async def _write(self, batch: Batch) -> None:
+        parts = [batch]
+        while parts:
+            part = parts.pop()
+            if len(part) > MOST_TICKS:  # one huge message, or what came back after a power cut
+                parts += part.halves()[::-1]
+                continue
+            try:
+                written = await self.sink.write(part)
+            except RowsRefused as why:
+                if len(part) > 1:
+                    parts += reversed(part.halves())
+                else:
+                    await self._refused(part, why)
+            else:
+                self._cursor = self._stored = part.last
+                self._new = False
+                self._answered(part, delivered=written.delivered, expired=written.expired)
 
     def _answered(self, part: Batch, *, delivered: int, expired: int) -> None:
+        self._away_since = None
         self._delivered += delivered
         self._expired += expired
+        self._received_ms = part.ticks[-1].received_ms
         if delivered:
             self._in_a_row = 0
-            self._last_seq = part.last
             self._delivered_ms = self._wall_ms()
 
     async def _refused(self, part: Batch, why: RowsRefused) -> None:
-        if len(part) > 1:
-            left, right = part.halves()
-            self._parts += [right, left]
-            return
         tick = part.ticks[0]
-        self._set_aside += 1
         self._set_aside_ms = self._wall_ms()
-        self._in_a_row += 1
         raw = evidence(part.payloads[0].decode())
+        reject = Reject(self.sink.name, "refused_by_store", str(why), raw, self._set_aside_ms, tick.symbol, tick.seq)
+        await self._books.set_aside(reject, part.payloads[0])
         self._log.error("tick set aside: the store refuses it", symbol=tick.symbol, seq=tick.seq, why=str(why))
-        self._rejects.enter(
-            [Reject(self.sink.name, "refused_by_store", str(why), raw, self._wall_ms(), tick.symbol, tick.seq)]
-        )
+        self._cursor = part.last
+        self._set_aside += 1
+        self._in_a_row += 1
         if self._in_a_row % REFUSED_IN_A_ROW == 0:
             message = f"it refused the last {self._in_a_row} ticks and took none: {why}"
             await self._away(StoreMisconfigured(message), MISCONFIGURED_WAIT_SECONDS)
 
-    async def _away(self, why: StoreError, wait: float) -> None:
+    async def _away(self, why: StoreError | JournalError, wait: float) -> None:
         if self._away_since is None:
             self._away_since = trio.current_time()
         if str(why) != str(self._error) or trio.current_time() >= self._say_again:
             self._say_again = trio.current_time() + SAY_AGAIN_SECONDS
             self._said_away = True
-            self._log.warning("store not available, trying again", why=str(why), waiting_ticks=self.queue.held)
-        self._note(why)
-        await trio.sleep(MISCONFIGURED_WAIT_SECONDS if isinstance(why, StoreMisconfigured) else wait)
-
-    def _note(self, why: StoreError) -> None:
+            self._log.warning("store not available, trying again", why=str(why), waiting_ticks=self._waiting())
         self._error, self._error_ms = why, self._wall_ms()
+        await trio.sleep(MISCONFIGURED_WAIT_SECONDS if isinstance(why, StoreMisconfigured) else wait)
 
     def _waits(self) -> Iterator[float]:
         return backoff(FIRST_WAIT_SECONDS, MOST_WAIT_SECONDS, self._rng)
 
+    def _waiting(self) -> int:
+        return max(self._books.pending(self._cursor)[0], self.backlog.waiting(self._cursor))
+
     def snapshot(self) -> SinkSnapshot:
         """As of now."""
         facts = self.sink.facts()
-        in_hand = sum(map(len, self._parts))
-        oldest = self._parts[-1].ticks[0].received_ms if in_hand else None
         behind = [0.0]
-        if oldest is not None:
-            behind.append((self._wall_ms() - oldest) / 1000)
+        if self._in_hand:
+            behind.append((self._wall_ms() - self._in_hand.ticks[0].received_ms) / 1000)
+        elif self.backlog.from_journal and self._cursor < self.backlog.head:
+            behind.append((self._wall_ms() - self._received_ms) / 1000)
         if self._away_since is not None:
             behind.append(trio.current_time() - self._away_since)
         return SinkSnapshot(
             name=self.sink.name,
             connected=self._connected,
             behind_seconds=max(behind),
-            waiting_ticks=in_hand + self.queue.held,
+            waiting_ticks=self._waiting(),
+            seconds_until_loss=self._books.pending(self._cursor)[1],
             delivered=self._delivered,
             expired=self._expired,
             set_aside=self._set_aside,
             last_set_aside_ms=self._set_aside_ms,
-            dropped=self._dropped,
-            last_dropped_ms=self._dropped_ms,
+            lost=self._lost,
+            last_lost_ms=self._lost_ms,
+            fell_behind=self._fell_behind,
             retries=self._retries,
-            last_seq=self._last_seq,
+            cursor=self._cursor,
             last_delivered_ms=self._delivered_ms,
             last_error=str(self._error) if self._error else None,
             last_error_ms=self._error_ms,
-            needs_operator=not self._connected and isinstance(self._error, StoreMisconfigured),
+            needs_operator=not self._connected and isinstance(self._error, StoreMisconfigured | StoreContested),
             about=facts.about,
             complaints=facts.complaints,
         )

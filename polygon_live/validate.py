@@ -14,7 +14,16 @@ from typing import Final
 from polygon_live import wire
 from polygon_live.calendar import Sessions
 from polygon_live.config import Limits
-from polygon_live.model import EVENT_QUOTE, SOURCE_LIVE, Reject, Tick, canonical_symbol, evidence
+from polygon_live.model import (
+    EVENT_BACKFILL,
+    EVENT_QUOTE,
+    SOURCE_LIVE,
+    SOURCE_REST,
+    Reject,
+    Tick,
+    canonical_symbol,
+    evidence,
+)
 from polygon_live.status import SymbolSnapshot, ValidatorSnapshot
 
 SECONDS_BELOW: Final = 100_000_000_000
@@ -74,8 +83,9 @@ class Validator:
         self._now_ms = now_ms
         self._skews: deque[int] = deque(maxlen=SKEW_WINDOW)
         self._ignored: Counter[str] = Counter()
-        self._first_seq = first_seq
         self.last_seq = first_seq - 1
+        self.accepted = 0
+        """How many ticks were numbered, live or not."""
 
     def judge(self, frames: Sequence[wire.Frame], heard: float) -> tuple[list[Tick], list[Reject]]:
         """The ticks of these frames in order, numbered, and the rejects. ``heard`` is the time on the caller's clock,
@@ -100,10 +110,31 @@ class Validator:
                     self._ignored[type(event).__name__] += 1
         return ticks, rejects
 
-    @property
-    def accepted(self) -> int:
-        """How many ticks were numbered."""
-        return self.last_seq - self._first_seq + 1
+    def go_on_after(self, seq: int) -> None:
+        """Number what comes next above this one: some store has numbers up to it."""
+        self.last_seq = max(self.last_seq, seq)
+
+    def judge_backfill(
+        self, symbol: str, quotes: Sequence[wire.Quote | wire.Undecodable], received_ms: int
+    ) -> tuple[list[Tick], list[Reject]]:
+        """The same for quotes of the past, all of one symbol, which need not be one of those that are collected now.
+
+        Price, spread and unit are judged, not age, repeats, jumps and lateness: of the past there is nothing that a
+        quote could be compared with. It is no reference for live ones either, and counts among them only by its number.
+        """
+        ticks: list[Tick] = []
+        rejects: list[Reject] = []
+        for quote in quotes:
+            if isinstance(quote, wire.Undecodable):
+                rejects.append(_reject(quote.reason, quote.detail, symbol, quote.raw, received_ms))
+                continue
+            refused = self._content_fault(quote) or _exchange_fault(quote)
+            if refused is not None:
+                rejects.append(_reject(*refused, symbol, wire.encode([quote])[1:-1], received_ms))
+                continue
+            origin = (SOURCE_REST, EVENT_BACKFILL)
+            ticks.append(_tick(symbol, quote, _mid(quote), origin, self._number(), received_ms))
+        return ticks, rejects
 
     def heard(self, symbol: str) -> float:
         """When the symbol's last event was judged, on the clock of ``judge``'s callers; -inf if never."""
@@ -162,26 +193,34 @@ class Validator:
 
     def _fault(self, quote: wire.Quote, track: _Track, received_ms: int, now_ms: int) -> tuple[str, str] | None:
         """The reason to reject and its sentence, or None. Cheap tests first; nearly all ticks pass all of them."""
-        limits = self._limits
-        bid, ask, t = quote.b, quote.a, quote.t
-        if not (LEAST_PRICE <= bid <= ask <= MOST_PRICE):
-            return _price_fault(bid, ask)
-        spread_bps = (ask - bid) / (ask + bid) * 2 * BPS
-        if spread_bps > limits.max_spread_bps:
-            return "spread", f"the spread is {spread_bps:.0f} bps; at most {limits.max_spread_bps:g} is believed"
-        if not SECONDS_BELOW <= t < MICROSECONDS_FROM:
-            unit = "seconds or nothing" if t < SECONDS_BELOW else "microseconds or nanoseconds"
-            return "timestamp_unit", f"the timestamp {str(t)[:40]} is not in milliseconds; it looks like {unit}"
+        refused = self._content_fault(quote)
+        if refused is not None:
+            return refused
+        limits, t = self._limits, quote.t
         self._skews.append(received_ms - t)  # before the limits: a clock that is hours off must show too
         if t > now_ms + limits.max_future_seconds * 1000:
             return "timestamp_future", f"the timestamp is {(t - now_ms) / 1000:.0f} s ahead of the collector's clock"
         if t < now_ms - limits.max_age_seconds * 1000:
             return "timestamp_old", f"the timestamp is {(now_ms - t) / 3_600_000:.1f} h old; the table keeps 72 h"
-        if quote.x is not None and _exchange(quote.x) is None:
-            return "bad_field", f"the exchange {str(quote.x)[:40]!r} is not a number of at most nine digits"
+        refused = _exchange_fault(quote)
+        if refused is not None:
+            return refused
         if _repeats(quote, track.tick):
             return "repeat", "the same pair, exchange, time, bid and ask as the tick before"
-        return self._factor_fault((bid + ask) / 2, track)
+        return self._factor_fault((quote.b + quote.a) / 2, track)
+
+    def _content_fault(self, quote: wire.Quote) -> tuple[str, str] | None:
+        """What is wrong with the quote in itself."""
+        bid, ask, t = quote.b, quote.a, quote.t
+        if not (LEAST_PRICE <= bid <= ask <= MOST_PRICE):
+            return _price_fault(bid, ask)
+        spread_bps = (ask - bid) / (ask + bid) * 2 * BPS
+        if spread_bps > self._limits.max_spread_bps:
+            return "spread", f"the spread is {spread_bps:.0f} bps; at most {self._limits.max_spread_bps:g} is believed"
+        if not SECONDS_BELOW <= t < MICROSECONDS_FROM:
+            unit = "seconds or nothing" if t < SECONDS_BELOW else "microseconds or nanoseconds"
+            return "timestamp_unit", f"the timestamp {str(t)[:40]} is not in milliseconds; it looks like {unit}"
+        return None
 
     def _factor_fault(self, mid: float, track: _Track) -> tuple[str, str] | None:
         """A decimal shift. Ticks that keep agreeing with each other instead are a new price, and become the anchor."""
@@ -207,8 +246,7 @@ class Validator:
         return track.denials >= self._limits.reanchor_ticks
 
     def _accept(self, quote: wire.Quote, track: _Track, received_ms: int) -> Tick:
-        bid, ask, t = quote.b, quote.a, quote.t
-        mid = round((bid + ask) / 2, 9)
+        t, mid = quote.t, _mid(quote)
         reference = track.mid
         suspect = reference is not None and abs(mid / reference - 1) * BPS > self._limits.suspect_jump_bps
         late = t < track.newest_ms and not self._denied(track, received_ms)
@@ -220,28 +258,44 @@ class Validator:
         track.refused_in_a_row = 0
         track.late += late
         track.suspect += suspect
-        self.last_seq += 1
-        track.tick = Tick(
-            track.symbol,
-            bid,
-            ask,
-            mid,
-            round(ask - bid, 9),
-            t,
-            t,
-            None if quote.x is None else _exchange(quote.x),
-            SOURCE_LIVE,
-            EVENT_QUOTE,
-            self.last_seq,
-            received_ms,
-            late,
-            suspect,
-        )
+        origin, seq = (SOURCE_LIVE, EVENT_QUOTE), self._number()
+        track.tick = _tick(track.symbol, quote, mid, origin, seq, received_ms, late=late, suspect=suspect)
         return track.tick
+
+    def _number(self) -> int:
+        self.accepted += 1
+        self.last_seq += 1
+        return self.last_seq
+
+
+def _mid(quote: wire.Quote) -> float:
+    return round((quote.b + quote.a) / 2, 9)
+
+
+def _tick(
+    symbol: str,
+    quote: wire.Quote,
+    mid: float,
+    origin: tuple[str, str],
+    seq: int,
+    received_ms: int,
+    *,
+    late: bool = False,
+    suspect: bool = False,
+) -> Tick:
+    bid, ask, t = quote.b, quote.a, quote.t
+    exchange = None if quote.x is None else _exchange(quote.x)
+    return Tick(symbol, bid, ask, mid, round(ask - bid, 9), t, t, exchange, *origin, seq, received_ms, late, suspect)
 
 
 def _reject(reason: str, detail: str, symbol: str | None, raw: str, received_ms: int) -> Reject:
     return Reject("validate", reason, evidence(detail), evidence(raw), received_ms, symbol=symbol)
+
+
+def _exchange_fault(quote: wire.Quote) -> tuple[str, str] | None:
+    if quote.x is not None and _exchange(quote.x) is None:
+        return "bad_field", f"the exchange {str(quote.x)[:40]!r} is not a number of at most nine digits"
+    return None
 
 
 def _price_fault(bid: float, ask: float) -> tuple[str, str]:

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import trio
 
-from polygon_live.channels import WeightedSender, open_weighted_channel
 from polygon_live.config import NatsAccess, Secret
 from polygon_live.embedded import Nats
 from polygon_live.embedded.server import program
@@ -22,11 +21,11 @@ from polygon_live.engines.nats.modes import in_rounds
 from polygon_live.errors import StoreMisconfigured, StoreUnavailable
 from polygon_live.model import Batch, Tick, encode
 from polygon_live.pump import Pump
-from polygon_live.rejects import RejectBook
 from polygon_live.sinks.nats import NatsSink
 from polygon_live.standin import market
 from tests import servers
 from tests.engines.nats import in_stream
+from tests.pumping import Desk, pump_on
 from tests.reading import Listener, listening
 from tests.waiting import in_thread
 
@@ -262,12 +261,11 @@ async def test_the_pump_brings_every_tick_through_kills_at_any_time(own_nats: Ca
     server = own_nats()
     await create_stream(access(server.url))
     sink = Impatient(access(server.url), "test-1", live_max_age_seconds=10, now_ms=lambda: NOW_MS)
-    queue, batches = open_weighted_channel(10**6, Batch)
-    pump = Pump(sink, batches, queue, rejects=RejectBook(), wall_ms=lambda: NOW_MS, rng=random.Random(1))
+    pump = pump_on(sink, Desk(), wall_ms=lambda: NOW_MS, rng=random.Random(1))
     with trio.fail_after(PATIENCE_SECONDS):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(pump.run)
-            nursery.start_soon(_offer, pump, queue)
+            nursery.start_soon(_offer, pump)
             for at in (1000, 5000, 10_000):
                 while pump.snapshot().delivered < at:  # noqa: ASYNC110
                     await trio.sleep(0.001)
@@ -278,11 +276,11 @@ async def test_the_pump_brings_every_tick_through_kills_at_any_time(own_nats: Ca
     assert await messages_in(server.url) == 20_000  # repeats were removed by their keys
 
 
-async def _offer(pump: Pump, queue: WeightedSender[Batch]) -> None:
+async def _offer(pump: Pump) -> None:
     for first in range(1, 20_000, 100):
-        pump.offer(batch(first, 100))
+        pump.backlog.offer(batch(first, 100))
         await trio.sleep(0.002)
-    await queue.aclose()
+    await pump.backlog.aclose()
 
 
 async def test_a_stream_acknowledges_every_tick_and_knows_repeats(nats_server: Nats) -> None:

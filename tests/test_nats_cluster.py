@@ -9,14 +9,12 @@ import pytest
 import trio
 from nats.js import JetStreamContext
 
-from polygon_live.channels import open_weighted_channel
 from polygon_live.config import NatsAccess, Secret
 from polygon_live.errors import StoreUnavailable
 from polygon_live.model import Batch, Tick, encode
-from polygon_live.pump import Pump
-from polygon_live.rejects import RejectBook
 from polygon_live.sinks.nats import NatsSink
 from tests.engines.nats import Cluster, Node, cluster, in_stream, made_stream, until_so
+from tests.pumping import Desk, pump_on
 from tests.reading import Listener, listening
 from tests.waiting import PATIENCE_SECONDS, in_thread
 
@@ -83,18 +81,17 @@ class Load:
         self.offered = 0
         access = NatsAccess(tuple(Secret(url) for url in urls))
         self.sink = Impatient(access, "c1", live_max_age_seconds=10, now_ms=lambda: NOW_MS)
-        queue, batches = open_weighted_channel(10**6, Batch)
-        self.pump = Pump(self.sink, batches, queue, rejects=RejectBook(), wall_ms=lambda: NOW_MS, rng=random.Random(1))
+        self.pump = pump_on(self.sink, Desk(), wall_ms=lambda: NOW_MS, rng=random.Random(1))
         self._ended = trio.Event()
 
     async def offer(self) -> None:
         while not self._ended.is_set():
             self.burst(20)
             await trio.sleep(0.01)
-        await self.pump.queue.aclose()
+        await self.pump.backlog.aclose()
 
     def burst(self, ticks: int) -> None:
-        self.pump.offer(batch(self.offered, ticks))
+        self.pump.backlog.offer(batch(self.offered + 1, ticks))
         self.offered += ticks
 
     def end(self) -> None:
@@ -154,7 +151,7 @@ async def heard_all(listener: Listener, count: int) -> None:
 def assert_complete(found: Sequence[int], count: int) -> None:
     """Each once, and each symbol's in order."""
     assert len(found) == len(set(found)), "some are there twice"
-    assert set(range(count)) - set(found) == set()
+    assert set(range(1, count + 1)) - set(found) == set()
     by_symbol = defaultdict(list)
     for seq in found:
         by_symbol[seq % 5].append(seq)

@@ -9,16 +9,13 @@ from urllib.parse import urlparse
 import pytest
 import trio
 
-from polygon_live.channels import open_weighted_channel
 from polygon_live.config import NatsAccess, Secret
 from polygon_live.engines.nats.servers import Server, Servers
 from polygon_live.errors import StoreMisconfigured, StoreUnavailable
-from polygon_live.model import Batch
-from polygon_live.pump import Pump
-from polygon_live.rejects import RejectBook
 from polygon_live.sinks.nats import NatsSink
 from tests.engines.certificates import Certificates
 from tests.engines.nats import Node, cluster, encrypted, logins, node
+from tests.pumping import Desk, pump_on
 from tests.test_nats import NOW_MS, Impatient, batch
 from tests.waiting import PATIENCE_SECONDS, in_thread
 
@@ -161,22 +158,21 @@ async def test_the_learnt_nodes_of_a_cluster_are_met_with_the_same_caution_and_l
     with cluster(tmp_path, encrypted(certificates) + LOGIN) as three:
         first = three.nodes[0]
         sink = a_sink(NatsAccess((at(first),), ca_file=certificates.ca))
-        queue, batches = open_weighted_channel(10**6, Batch)
-        pump = Pump(sink, batches, queue, rejects=RejectBook(), wall_ms=lambda: NOW_MS, rng=random.Random(1))
+        pump = pump_on(sink, Desk(), wall_ms=lambda: NOW_MS, rng=random.Random(1))
         with trio.fail_after(PATIENCE_SECONDS):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(pump.run)
-                pump.offer(batch(1, 100))
+                pump.backlog.offer(batch(1, 100))
                 while pump.snapshot().delivered < 100:  # noqa: ASYNC110  # the servers tell nobody
                     await trio.sleep(0.01)
                 known = str(sink.facts().about["servers_known"])
                 assert all(f"127.0.0.1:{other.port}" in known for other in three.others(first))
                 await in_thread(first.kill)
-                pump.offer(batch(101, 100))
+                pump.backlog.offer(batch(101, 100))
                 while pump.snapshot().delivered < 200:  # noqa: ASYNC110
                     await trio.sleep(0.01)
                 assert three.at(sink.facts().about["server"]) is not first
-                await queue.aclose()
+                await pump.backlog.aclose()
 
 
 async def test_a_host_that_nobody_knows_is_named() -> None:

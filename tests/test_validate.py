@@ -14,7 +14,7 @@ from polygon_live.calendar import always_open
 from polygon_live.config import Limits
 from polygon_live.model import FOURTEEN_SYMBOLS, Reject, Tick, canonical_symbol, encode
 from polygon_live.validate import Validator
-from polygon_live.wire import Frame, Quote
+from polygon_live.wire import Frame, Quote, Undecodable
 from polygon_live.wire import encode as encode_wire
 
 NOW = 1_577_916_000_000
@@ -377,3 +377,46 @@ def test_of_the_real_ticks_nothing_is_rejected_late_or_suspect(name: str, shared
         assert (ticks[0].bid, ticks[0].ask) == (float(row["bid"]), float(row["ask"]))
         total += len(ticks)
     assert total == len(rows) > 0
+
+
+def test_quotes_of_the_past_are_judged_for_what_they_are_in_themselves() -> None:
+    judge = Judge()
+    judge.quotes(quote(t=NOW + 10))
+    before = judge.validator.snapshot(always_open)
+    old, twice, jump = quote(t=NOW - 200 * HOUR), quote(t=NOW), quote(3.3, 3.31, t=NOW)
+    gone = Undecodable("bad_field", "no bid", '{"ask_price":1}')
+    bad: list[Quote | Undecodable] = [
+        quote(1.12, 1.11),
+        quote(1.0, 1.2),
+        quote(t=NOW * 1000),
+        quote(x="abc"),
+        quote(math.nan, 1.1),
+        gone,
+    ]
+    ticks, rejects = judge.validator.judge_backfill("EURUSD", [old, twice, twice, *bad, jump], NOW + 7)
+    assert [(t.bid, t.timestamp_ms) for t in ticks] == [(q.b, q.t) for q in (old, twice, twice, jump)]
+    assert [t.seq for t in ticks] == [1001, 1002, 1003, 1004]
+    assert {(t.source, t.event_type, t.late, t.suspect, t.received_ms) for t in ticks} == {
+        ("polygon_rest", "quote_backfill", False, False, NOW + 7)
+    }
+    reasons = ["crossed", "spread", "timestamp_unit", "bad_field", "price_not_finite", "bad_field"]
+    assert [r.reason for r in rejects] == reasons
+    assert {r.symbol for r in rejects} == {"EURUSD"}
+    assert rejects[-1].raw == gone.raw
+    assert json.loads(rejects[0].raw)["a"] == 1.11
+    after = judge.validator.snapshot(always_open)
+    assert after.symbols == before.symbols, "nothing of the live feed has moved"
+    assert judge.validator.last_seq == 1004
+
+
+def test_a_quote_of_the_past_is_no_reference_and_takes_its_number_in_turn() -> None:
+    judge = Judge()
+    (first,), _ = judge.quotes(quote(t=NOW + 10))
+    judge.validator.judge_backfill("EURUSD", [quote(3.3, 3.31, t=NOW + 20), quote(t=NOW + 11)], NOW)
+    (second,), _ = judge.quotes(quote(t=NOW + 11))
+    assert (first.seq, second.seq, second.late, second.suspect) == (1000, 1003, False, False)
+
+
+def test_the_past_of_a_symbol_that_is_not_collected_any_more() -> None:
+    (tick,), _ = Judge().validator.judge_backfill("GBPJPY", [quote(192.1, 192.2, p="GBP/JPY")], NOW)
+    assert tick.symbol == "GBPJPY"

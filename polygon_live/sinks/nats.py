@@ -1,15 +1,15 @@
 """The sink for those who need it now: subjects ``ticks.SYMBOL``, and ``ticks.SYMBOL.late`` for what is old already."""
 
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import trio
 
 from polygon_live.config import NatsAccess
 from polygon_live.engines.nats import Message, NatsClient
-from polygon_live.model import Batch
-from polygon_live.sink import StoreFacts, Written
+from polygon_live.model import SOURCE_REST, Batch, Tick
+from polygon_live.sink import Opened, StoreFacts, Written
 
 
 class NatsSink:
@@ -21,6 +21,7 @@ class NatsSink:
     """
 
     name = "nats"
+    keeps_cursor: ClassVar = False
 
     CONNECT_SECONDS: ClassVar = 5.0
     PUBLISH_SECONDS: ClassVar = 10.0
@@ -43,12 +44,13 @@ class NatsSink:
         self._doubtful: deque[tuple[float, Batch]] = deque()
         """Answered for by the server, when, and within ``DOUBT_SECONDS`` of its last sign of life."""
 
-    async def open(self) -> None:
+    async def open(self) -> Opened:
         """Raises StoreUnavailable, StoreMisconfigured."""
         await self._client.connect()
         if self._doubtful:
             await self._publish(Batch.joined([batch for _, batch in self._doubtful]))
             self._doubtful.clear()  # once more, not for ever: a server may take a batch and drop each connection
+        return Opened(cursor=None)
 
     async def write(self, batch: Batch) -> Written:
         """Raises StoreUnavailable, StoreMisconfigured."""
@@ -60,7 +62,7 @@ class NatsSink:
         live_from = self._now_ms() - self._live_ms
         messages = [
             Message(
-                f"ticks.{tick.symbol}" if tick.timestamp_ms >= live_from else f"ticks.{tick.symbol}.late",
+                f"ticks.{tick.symbol}" if _is_of_now(tick, live_from) else f"ticks.{tick.symbol}.late",
                 payload,
                 f"{self._collector}:{tick.seq}",
                 tick.symbol,
@@ -77,10 +79,10 @@ class NatsSink:
         while self._doubtful and self._doubtful[0][0] < now - self.DOUBT_SECONDS:
             self._doubtful.popleft()
 
-    async def held(self, batch: Batch) -> Collection[int]:
-        """Nothing is certain: core NATS keeps nothing, and a stream removes repeats by itself."""
-        del batch
-        return frozenset()
+    async def held_after(self, seq: int) -> Sequence[bytes]:
+        """Core NATS keeps nothing, and a stream is nobody's archive."""
+        del seq
+        return ()
 
     async def check(self) -> None:
         """Raises StoreUnavailable, StoreMisconfigured."""
@@ -94,3 +96,8 @@ class NatsSink:
     def facts(self) -> StoreFacts:
         """As found when last connected."""
         return self._client.facts
+
+
+def _is_of_now(tick: Tick, live_from: float) -> bool:
+    """What was fetched is behind what came live, however young it is."""
+    return tick.timestamp_ms >= live_from and tick.source != SOURCE_REST

@@ -5,8 +5,9 @@ import contextlib
 import json
 import secrets
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import attrs
 import nkeys  # type: ignore[import-untyped]
@@ -119,7 +120,7 @@ def node(folder: Path, config: str) -> Iterator[Node]:
         made.stop()
 
 
-async def ask(url: str, work: Callable[[JetStreamContext], Awaitable[T]]) -> T:
+async def ask(url: str, work: Callable[[JetStreamContext], Awaitable[T]], seconds: float = 10) -> T:
     """Do something with JetStream at this node, over a connection for this alone. Raises StoreError."""
     access = NatsAccess((Secret(url),))
     client = NatsClient(access, "test", connect_seconds=5, publish_seconds=5)
@@ -130,7 +131,7 @@ async def ask(url: str, work: Callable[[JetStreamContext], Awaitable[T]]) -> T:
 
     try:
         await client.connect()
-        return await client._run(do, seconds=10, doing="asking")
+        return await client._run(do, seconds=seconds, doing="asking")
     finally:
         client.close()
 
@@ -157,16 +158,30 @@ async def made_stream(three: Cluster, replicas: int = NODES) -> None:
     await until_so(three.urls[0], lambda js: js.add_stream(config))
 
 
-async def in_stream(url: str) -> list[tuple[str, dict[str, Any]]]:
-    """Subject and tick of everything that the stream keeps, in its order."""
+class Kept(NamedTuple):
+    """A message in the stream."""
 
-    async def read(js: JetStreamContext) -> list[tuple[str, dict[str, Any]]]:
+    subject: str
+    tick: dict[str, Any]
+    at: datetime
+    """When the server took it."""
+
+
+async def kept(url: str, seconds: float = 10) -> list[Kept]:
+    """Everything that the stream keeps, in its order."""
+
+    async def read(js: JetStreamContext) -> list[Kept]:
         count = (await js.stream_info("TICKS")).state.messages
         reader = await js.subscribe("ticks.>", ordered_consumer=True)
         messages = [await reader.next_msg(timeout=5) for _ in range(count)]
-        return [(message.subject, json.loads(message.data)) for message in messages]
+        return [Kept(m.subject, json.loads(m.data), m.metadata.timestamp) for m in messages]
 
-    return await ask(url, read)
+    return await ask(url, read, seconds)
+
+
+async def in_stream(url: str) -> list[tuple[str, dict[str, Any]]]:
+    """Subject and tick of everything that the stream keeps, in its order."""
+    return [(message.subject, message.tick) for message in await kept(url)]
 
 
 def encrypted(certificates: Certificates) -> str:

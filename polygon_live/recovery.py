@@ -1,0 +1,119 @@
+"""After a power cut: a store may hold ticks that the journal had not yet on its disk when the power went.
+
+Those ticks are gaps of the other stores. A store that answers soon after the start has its stretch copied back into the
+journal under its own numbers, before the first new batch, and the others get it from there; so does what the quarantine
+has, which one store refused and the others may lack. A store that answers later can only be told of in the ledger.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Final, Self
+
+import msgspec
+import structlog
+import trio
+
+from polygon_live.gap import EVERY_SYMBOL, Gap
+from polygon_live.journal import Journal
+from polygon_live.model import Batch, evidence
+from polygon_live.sink import Sink
+
+PATIENCE_SECONDS: Final = 10.0
+
+log = structlog.get_logger()
+
+
+class Recovery:
+    """One start's. ``tail`` is the last ``seq`` in the journal, ``since_ms`` the newest tick's time there, and
+    ``stores`` are the names of those that may know better. ``kept``: what the quarantine has beyond the tail.
+    """
+
+    def __init__(
+        self,
+        tail: int,
+        since_ms: int | None,
+        stores: Sequence[str],
+        wall_ms: Callable[[], int],
+        kept: Sequence[bytes] = (),
+    ) -> None:
+        self._tail = tail
+        self._stores = set(stores)
+        self._since_ms = since_ms
+        self._wall_ms = wall_ms
+        self._found: dict[str, int] = {}
+        self._stretches: list[Sequence[bytes]] = [kept]
+        self._heard = trio.Event()
+        if not stores:
+            self._heard.set()
+        self._over = trio.Event()
+        self._told: set[str] = set()
+
+    @classmethod
+    def of(cls, journal: Journal, sinks: Sequence[Sink], wall_ms: Callable[[], int]) -> Self:
+        """Before any number is reserved: a journal that is new can't have lost anything."""
+        ledger = journal.ledger
+        since_ms = max((newest.timestamp_ms for newest in ledger.newest().values()), default=None)
+        stores = [sink.name for sink in sinks if sink.keeps_cursor and ledger.mark]
+        kept = [aside.payload for aside in ledger.quarantine() if aside.seq > journal.tail]
+        return cls(journal.tail, since_ms, stores, wall_ms, kept)
+
+    async def heard(self, sink: Sink, cursor: int) -> list[Gap]:
+        """A store was opened for the first time. Waits until the journal has what it can get, so that nobody writes
+        past a stretch that is still on its way. Returns what to enter in the ledger. Raises StoreError.
+        """
+        if sink.name in self._found:
+            return []
+        if cursor > self._tail and not self._over.is_set():
+            self._stretches.append(await sink.held_after(self._tail))
+        self._found[sink.name] = cursor
+        if self._found.keys() >= self._stores:
+            self._heard.set()
+        await self._over.wait()
+        return self._lost()
+
+    async def batch(self) -> Batch | None:
+        """What is to be journaled before anything new; None in nearly every case. Waits for the stores, not long."""
+        with trio.move_on_after(PATIENCE_SECONDS):
+            await self._heard.wait()
+        by_seq: dict[int, bytes] = {}
+        for payload in (payload for stretch in self._stretches for payload in stretch):
+            try:
+                (tick,) = Batch.of_payloads(self._tail, [payload]).ticks
+            except msgspec.MsgspecError as why:  # somebody has spoiled it
+                log.warning("what a store holds can't be read back", why=str(why), raw=evidence(repr(payload)))
+                continue
+            if tick.seq > self._tail:
+                by_seq.setdefault(tick.seq, payload)
+        if not by_seq:
+            return None
+        return Batch.of_payloads(self._tail, [by_seq[seq] for seq in sorted(by_seq)])
+
+    def over(self, batch: Batch | None) -> None:
+        """That batch is in the journal: the pumps may go on."""
+        if batch is not None:
+            self._tail = batch.last
+        self._over.set()
+
+    def _lost(self) -> list[Gap]:
+        """What one store has, the journal has not, and another store lacks; told once for each store."""
+        highest = max(self._found.values())
+        if highest <= self._tail:
+            return []
+        behind = [name for name, cursor in self._found.items() if cursor < highest and name not in self._told]
+        self._told.update(behind)
+        now_ms = self._wall_ms()
+        return [
+            Gap(
+                0,
+                EVERY_SYMBOL,
+                "journal_tail_lost",
+                now_ms if self._since_ms is None else self._since_ms,
+                now_ms,
+                store=name,
+                detail="power was lost before the journal was on its disk, and another store has more: "
+                f"polygon-live replay --into {name} may mend it",
+                first_seq=max(self._tail, self._found[name]) + 1,
+                last_seq=highest,
+                opened_ms=now_ms,
+            )
+            for name in behind
+        ]

@@ -1,0 +1,108 @@
+"""After a power cut: what a store had, and the journal had not, comes back before anything new; in virtual time."""
+
+from collections.abc import Sequence
+
+import attrs
+import pytest
+import trio
+from trio.testing import MockClock
+
+from polygon_live.errors import StoreUnavailable
+from polygon_live.gap import Gap
+from polygon_live.recovery import PATIENCE_SECONDS, Recovery
+from tests.test_pump import START_MS, ScriptedSink
+
+
+def store(name: str, *held: int) -> ScriptedSink:
+    return ScriptedSink(name=name, stored=list(held), cursor=max(held, default=0))
+
+
+@attrs.define
+class Start:
+    """One start with the journal's tail at 10."""
+
+    recovery: Recovery
+    told: dict[str, Sequence[Gap]] = attrs.Factory(dict)
+    regained: list[int] = attrs.Factory(list)
+
+    async def opens(self, sink: ScriptedSink, after: float = 0.0) -> None:
+        await trio.sleep(after)
+        self.told[sink.name] = await self.recovery.heard(sink, sink.cursor or 0)
+
+    async def judge(self) -> None:
+        batch = await self.recovery.batch()
+        self.regained = [t.seq for t in batch.ticks] if batch else []
+        assert batch is None or batch.after == 10
+        self.recovery.over(batch)
+
+
+async def started(*opens: tuple[ScriptedSink, float]) -> Start:
+    start = Start(Recovery(10, START_MS, ["first", "second"], lambda: START_MS + 60_000))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(start.judge)
+        for sink, after in opens:
+            nursery.start_soon(start.opens, sink, after)
+    return start
+
+
+async def test_nothing_was_lost_and_nobody_waits(autojump_clock: MockClock) -> None:
+    start = await started((store("first", 9, 10), 0.0), (store("second", 7), 1.0))
+    assert trio.current_time() == 1.0
+    assert (start.regained, start.told) == ([], {"first": [], "second": []})
+
+
+async def test_what_any_store_had_comes_back(autojump_clock: MockClock) -> None:
+    start = await started((store("first", 9, 10, 11, 12), 0.0), (store("second", 10, 12, 13), 0.0))
+    assert start.regained == [11, 12, 13]
+    assert start.told == {"first": [], "second": []}
+
+
+async def test_a_store_that_stays_away_is_not_waited_for(autojump_clock: MockClock) -> None:
+    start = await started((store("first", 11), 0.0), (store("second", 8), 100.0))
+    assert start.regained == [11]
+    assert start.told["second"] == []
+
+
+async def test_a_store_that_comes_too_late_is_told_as_a_gap_of_the_others(autojump_clock: MockClock) -> None:
+    start = await started((store("first", 8), 0.0), (store("second", 9, 14), PATIENCE_SECONDS + 1))
+    assert start.regained == []
+    (gap,) = start.told["second"]
+    assert (gap.store, gap.cause, gap.first_seq, gap.last_seq) == ("first", "journal_tail_lost", 11, 14)
+    assert (gap.from_ms, gap.to_ms) == (START_MS, START_MS + 60_000)
+
+
+async def test_who_comes_last_and_lacks_it_is_told_of_himself(autojump_clock: MockClock) -> None:
+    start = await started((store("first", 14), PATIENCE_SECONDS + 1), (store("second", 12), PATIENCE_SECONDS + 2))
+    (gap,) = start.told["second"]
+    assert (gap.store, gap.first_seq, gap.last_seq) == ("second", 13, 14)
+
+
+async def test_what_can_not_be_read_costs_itself(autojump_clock: MockClock) -> None:
+    """A collector that ends on it would end at every start."""
+
+    class Spoiled(ScriptedSink):
+        async def held_after(self, seq: int) -> Sequence[bytes]:
+            good = await super().held_after(seq)
+            return [good[0], b'{"seq": 12}', b"\xff", *(await super().held_after(0))]
+
+    sink = Spoiled(name="first", stored=[9, 11, 13], cursor=13)
+    start = await started((sink, 0.0), (store("second", 8), 0.0))
+    assert start.regained == [11, 13]
+
+
+async def test_a_store_that_can_not_say_what_it_has_is_told_of_when_it_is_too_late(autojump_clock: MockClock) -> None:
+    class Mute(ScriptedSink):
+        async def held_after(self, seq: int) -> Sequence[bytes]:
+            raise StoreUnavailable(f"more beyond {seq} than can be copied back")
+
+    sink = Mute(name="first", stored=[9, 14], cursor=14)
+    start = Start(Recovery(10, START_MS, ["first", "second"], lambda: START_MS + 60_000))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(start.judge)
+        nursery.start_soon(start.opens, store("second", 8))
+        with pytest.raises(StoreUnavailable):
+            await start.opens(sink)
+        await start.opens(sink, PATIENCE_SECONDS + 1)
+    assert start.regained == []
+    (gap,) = start.told["first"]
+    assert (gap.store, gap.first_seq, gap.last_seq) == ("second", 11, 14)
