@@ -6,7 +6,7 @@ The two kinds never mix. Secrets are wrapped, so that a log line, a traceback or
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Final, TypeVar
 from urllib.parse import urlsplit
@@ -19,6 +19,7 @@ from polygon_live.errors import ConfigurationError
 from polygon_live.model import FOURTEEN_SYMBOLS
 
 PREFIX: Final = "POLYGON_LIVE_"
+REST_URL: Final = "https://api.massive.com"
 WS_URLS: Final = ("wss://socket.massive.com/forex", "wss://socket.polygon.io/forex")
 
 V = TypeVar("V")
@@ -125,6 +126,20 @@ def data_dir_from(environ: Mapping[str, str]) -> Path:
     return _Environment(environ).get(PREFIX + "DATA_DIR", Path, default_data_dir())
 
 
+def journal_dir_from(environ: Mapping[str, str]) -> Path:
+    """The journal's folder alone, likewise. Raises ConfigurationError."""
+    env = _Environment(environ)
+    collector = env.get(PREFIX + "COLLECTOR_ID", values.identifier, "polygon-live-1")
+    if env.faults:
+        raise ConfigurationError(*env.faults)
+    return journal_dir_in(data_dir_from(environ), collector)
+
+
+def journal_dir_in(data_dir: Path, collector: str) -> Path:
+    """Where a collector's journal is: two collectors with one data folder have each their own."""
+    return data_dir / "journal" / collector
+
+
 @attrs.frozen
 class Settings:
     """Everything that a running collector must know and no operator changes while it runs."""
@@ -134,6 +149,8 @@ class Settings:
     nats: NatsAccess
     kafka: KafkaAccess
     ws_urls: tuple[str, ...] = WS_URLS
+    rest_url: str = REST_URL
+    """Where gaps are filled from."""
     http: HttpServer = HttpServer()
     data_dir: Path = attrs.Factory(default_data_dir)
     collector_id: str = "polygon-live-1"
@@ -146,10 +163,21 @@ class Settings:
     """Older ticks go to ``ticks.SYMBOL.late``: readers of ``ticks.SYMBOL`` take what they get for now."""
     frames_max_bytes: int = 64 * 2**20
     """Received and not yet judged; what does not fit is dropped and counted."""
-    sink_queue_ticks: int = 200_000
-    """Accepted and not yet taken by one sink; what does not fit is dropped for that sink and counted."""
+    sink_queue_ticks: int = 20_000
+    """Accepted and not yet taken by one sink; what does not fit is read from the journal later."""
+    journal_sync_ms: int = 1000
+    """How often the journal is made safe against a power cut; 0: with every batch."""
+    journal_max_bytes: int = 4 * 2**30
+    """Beyond it the oldest goes, whoever still needs it."""
+    journal_keep_hours: float = 24.0
+    """What all stores have is kept so long, to catch up one that is restored from a backup."""
     simulated: bool = False
     """Set by ``demo``, never from the environment: the prices are not a market's, and every answer says so."""
+
+    @property
+    def journal_dir(self) -> Path:
+        """This collector's."""
+        return journal_dir_in(self.data_dir, self.collector_id)
 
     def secrets(self) -> tuple[str, ...]:
         """Every value that must not appear in any output."""
@@ -160,9 +188,21 @@ class Settings:
         return tuple(s for s in found if s)
 
 
-def settings_from(environ: Mapping[str, str]) -> Settings:
-    """Read the settings. Raises ConfigurationError that names every missing and every wrong variable at once."""
-    env = _Environment(environ)
+OTHER_SIDES: Final[Mapping[str, tuple[str, ...]]] = {
+    "polygon": ("POLYGON_API_KEY",),
+    "timescale": (PREFIX + "TIMESCALE_",),
+    "nats": (PREFIX + "NATS_",),
+    "kafka": (PREFIX + "KAFKA_",),
+}
+"""Who is spoken to, and how the variables for that begin."""
+
+
+def settings_from(environ: Mapping[str, str], needed: Collection[str] = OTHER_SIDES) -> Settings:
+    """Read the settings. Raises ConfigurationError that names every missing and every wrong variable at once.
+
+    Who speaks to few of ``OTHER_SIDES`` names those: the variables of the others are not looked at, and stay empty.
+    """
+    env = _Environment(environ, tuple(p for side, ps in OTHER_SIDES.items() if side not in needed for p in ps))
     settings = Settings(
         api_key=env.secret("POLYGON_API_KEY", "the key of your Polygon.io (Massive) account"),
         timescale_dsn=env.secret(PREFIX + "TIMESCALE_DSN", "e.g. postgresql://user:password@host:5432/database"),
@@ -186,6 +226,7 @@ def settings_from(environ: Mapping[str, str]) -> Settings:
             ca_file=env.optional(PREFIX + "KAFKA_CA_FILE", values.file),
         ),
         ws_urls=env.get(PREFIX + "WS_URLS", values.ws_urls, WS_URLS),
+        rest_url=env.get(PREFIX + "REST_URL", values.http_url, REST_URL),
         http=HttpServer(
             host=env.get(PREFIX + "HTTP_HOST", str, "127.0.0.1"),
             port=env.get(PREFIX + "HTTP_PORT", values.port, 8000),
@@ -198,7 +239,10 @@ def settings_from(environ: Mapping[str, str]) -> Settings:
         log_format=env.get(PREFIX + "LOG_FORMAT", values.one_of("auto", "console", "json"), "auto"),
         grace_seconds=env.get(PREFIX + "GRACE_SECONDS", values.positive, 5.0),
         nats_live_max_age_seconds=env.get(PREFIX + "NATS_LIVE_MAX_AGE_SECONDS", values.positive, 10.0),
-        sink_queue_ticks=env.get(PREFIX + "SINK_QUEUE_TICKS", values.count, 200_000),
+        sink_queue_ticks=env.get(PREFIX + "SINK_QUEUE_TICKS", values.count, 20_000),
+        journal_sync_ms=env.get(PREFIX + "JOURNAL_SYNC_MS", values.natural, 1000),
+        journal_max_bytes=env.get(PREFIX + "JOURNAL_MAX_BYTES", values.journal_bytes, 4 * 2**30),
+        journal_keep_hours=env.get(PREFIX + "JOURNAL_KEEP_HOURS", values.positive, 24.0),
     )
     if settings.kafka.security_protocol.startswith("SASL") and not (
         settings.kafka.sasl_mechanism and settings.kafka.sasl_username and settings.kafka.sasl_password
@@ -221,14 +265,16 @@ def wants_demo(environ: Mapping[str, str]) -> bool:
 class _Environment:
     """Reads variables and gathers what is wrong with them, so that one start tells everything."""
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
+    def __init__(self, environ: Mapping[str, str], unneeded: tuple[str, ...] = ()) -> None:
+        """``unneeded`` are beginnings of names."""
+        self._unneeded = unneeded
         self.environ = environ
-        ours = (name for name in environ if name.startswith((PREFIX, "POLYGON_API_KEY")))
+        ours = (n for n in environ if n.startswith((PREFIX, "POLYGON_API_KEY")) and not self._is_unneeded(n))
         # What a value can't be written in, no page and no server can be told later.
         self.faults = [f"{name} is not UTF-8" for name in ours if not values.is_text(environ[name])]
 
     def required(self, name: str, read: Callable[[str], tuple[str, ...]], hint: str) -> tuple[str, ...]:
-        if not self.environ.get(name, "").strip():
+        if not self._given(name) and not self._is_unneeded(name):
             self.faults.append(f"{name} is not set: {hint}")
         return self.get(name, read, ())
 
@@ -242,7 +288,7 @@ class _Environment:
 
     def secret(self, name: str, hint: str) -> Secret:
         found = self._secret(name)
-        if not found:
+        if not found and not self._is_unneeded(name):
             also = f" (or {name}_FILE, the path of a file that holds it)"
             if not any(f.startswith(f"{name}_FILE") for f in self.faults):
                 self.faults.append(f"{name} is not set{also}: {hint}")
@@ -256,7 +302,7 @@ class _Environment:
         return self.get(name, read, None)
 
     def get(self, name: str, read: Callable[[str], V], default: V) -> V:
-        value = self.environ.get(name, "").strip()
+        value = self._given(name)
         if not value:
             return default
         try:
@@ -265,9 +311,15 @@ class _Environment:
             self.faults.append(f"{name} is {value!r}: {why}")
             return default
 
+    def _is_unneeded(self, name: str) -> bool:
+        return name.startswith(self._unneeded)
+
+    def _given(self, name: str) -> str:
+        return "" if self._is_unneeded(name) else self.environ.get(name, "").strip()
+
     def _secret(self, name: str) -> str:
-        value = self.environ.get(name, "").strip()
-        path = self.environ.get(f"{name}_FILE", "").strip()
+        value = self._given(name)
+        path = self._given(f"{name}_FILE")
         if value and path:
             self.faults.append(f"{name}_FILE and {name} are both set: leave one of them out")
         if value or not path:

@@ -9,7 +9,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from polygon_live.status import State, health
+from polygon_live.health import health
+from polygon_live.status import State
 
 PREFIX = "polygon_live_"
 
@@ -36,6 +37,7 @@ class _Snapshots(Collector):
         yield from self._feed()
         yield from self._validator()
         yield from self._sinks()
+        yield from self._journal()
         yield _gauge("retention_verified", "1 if three days are kept, as seen lately.", int(state.retention.verified))
         restarts = _counters("task_restarts", "Background tasks started anew after a fault.", "task")
         for watcher in state.watchers:
@@ -82,26 +84,47 @@ class _Snapshots(Collector):
         if validator.skew_ms is not None:
             yield _gauge("skew_seconds", "Median of received minus Polygon's timestamp.", validator.skew_ms / 1000)
 
+    def _journal(self) -> Iterator[Metric]:
+        journal, gaps = self._state.journal, self._state.gaps
+        yield _gauge("journal_bytes", "Size of the journal on disk.", journal.bytes)
+        yield _gauge("journal_most_bytes", "Its bound.", journal.most_bytes)
+        yield _gauge("journal_failing", "1 while ticks go on unjournaled.", int(journal.failing is not None))
+        yield _counter("journal_given_up", "Ticks given up at the bound, once for each store.", journal.given_up_ticks)
+        if journal.oldest_ms is not None:
+            yield _gauge("journal_oldest_timestamp_seconds", "Time of its oldest tick.", journal.oldest_ms / 1000)
+        entries = _gauges("gaps", "Entries of the gap ledger.", "cause", "state")
+        for cause, states in gaps.counts.items():
+            for name, count in states.items():
+                entries.add_metric([cause, name], count)
+        yield entries
+        yield _gauge("gaps_lasting", "Symbols that nobody hears at this moment.", len(gaps.lasting))
+
     def _sinks(self) -> Iterator[Metric]:
         connected = _gauges("sink_connected", "1 while the store is connected.", "sink")
         behind = _gauges("sink_behind_seconds", "Age of the oldest tick the store has not acknowledged.", "sink")
         waiting = _gauges("sink_waiting_ticks", "Ticks accepted and not yet acknowledged by the store.", "sink")
+        until_loss = _gauges(
+            "sink_seconds_until_loss", "Until the journal gives up what the store lacks, at the present rate.", "sink"
+        )
         complaints = _gauges("sink_complaints", "Standing faults of the store that somebody should mend.", "sink")
         counters = {
             "delivered": _counters("sink_delivered", "Ticks the store holds.", "sink"),
             "expired": _counters("sink_expired", "Ticks older than the store keeps.", "sink"),
             "set_aside": _counters("sink_set_aside", "Ticks the store refused for their content.", "sink"),
-            "dropped": _counters("sink_dropped", "Ticks lost for the store because its queue was full.", "sink"),
+            "lost": _counters("sink_lost", "Ticks the store lacks and the journal could not give it.", "sink"),
+            "fell_behind": _counters("sink_fell_behind", "Times the store lacked what it had had.", "sink"),
             "retries": _counters("sink_retries", "Writes tried again.", "sink"),
         }
         for sink in self._state.sinks:
             connected.add_metric([sink.name], int(sink.connected))
             behind.add_metric([sink.name], sink.behind_seconds)
             waiting.add_metric([sink.name], sink.waiting_ticks)
+            if sink.seconds_until_loss is not None:
+                until_loss.add_metric([sink.name], sink.seconds_until_loss)
             complaints.add_metric([sink.name], len(sink.complaints))
             for field, family in counters.items():
                 family.add_metric([sink.name], getattr(sink, field))
-        yield from (connected, behind, waiting, complaints, *counters.values())
+        yield from (connected, behind, waiting, until_loss, complaints, *counters.values())
 
 
 def _gauge(name: str, text: str, value: float, **labels: str) -> GaugeMetricFamily:

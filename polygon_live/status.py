@@ -1,29 +1,15 @@
-"""What each component says of itself, and what follows from it for /health.
-
-Components offer frozen snapshots, the composition root collects them into a `State`, and ``health`` is a pure function
-of that state and the time: the same evidence always gives the same answer.
-"""
+"""What each component says of itself: frozen snapshots, which the composition root collects into a ``State``."""
 
 from collections.abc import Mapping
 from typing import Final
 
 import attrs
 
+from polygon_live.gap import Gap
 from polygon_live.model import Reject, Tick
 
 LATE_SECONDS: Final = 2.0
 DOWN_SECONDS: Final = 10.0
-SKEW_ALARM_MS: Final = 5000.0
-"""A feed this slow, or a clock this wrong, makes every price on the live subjects a stale one."""
-STREAM_QUIET_SECONDS: Final = 60.0
-"""With fourteen symbols and an open market something ticks every second; a holiday's thinnest pair, every 156 s."""
-START_SECONDS: Final = 30.0
-"""A collector that has just been started is given so long to begin streaming before it is called unhealthy."""
-REFUSED_ALARM: Final = 20
-"""So many events of one symbol in a row can't be told from a symbol that does not stream."""
-DROP_ALARM_MS: Final = 600_000
-
-GUARANTEE: Final = "at most once across a crash: ticks that a store has not taken yet are held in memory only"
 
 
 @attrs.frozen
@@ -31,7 +17,8 @@ class FeedSnapshot:
     """The connection to Polygon."""
 
     state: str
-    """dialling, logging in, subscribing, streaming, closing, waiting (before the next dial) or stopped."""
+    """dialling, logging in, subscribing, streaming, closing, waiting (before the next dial), stopped, or off: there is
+    none."""
     address: str
     connected_since_ms: int | None
     """Since when the present connection is logged in with acknowledged subscriptions; None if it is not."""
@@ -55,6 +42,28 @@ class FeedSnapshot:
     last_dropped_ms: int | None
     waiting_characters: int
     """Received and not judged yet."""
+
+
+NO_FEED: Final = FeedSnapshot(
+    state="off",
+    address="",
+    connected_since_ms=None,
+    connections=0,
+    endings={},
+    last_error=None,
+    last_error_ms=None,
+    needs_operator=False,
+    retry_at_ms=None,
+    acknowledged=(),
+    silent=(),
+    refusals=(),
+    frames=0,
+    characters=0,
+    dropped_frames=0,
+    last_dropped_ms=None,
+    waiting_characters=0,
+)
+"""A run that only fills gaps."""
 
 
 @attrs.frozen
@@ -112,16 +121,24 @@ class SinkSnapshot:
     behind_seconds: float
     """Age of the oldest tick that the store has not acknowledged, or how long it could not be reached; 0 if neither."""
     waiting_ticks: int
+    """Accepted and not in the store yet, in memory or in the journal."""
+    seconds_until_loss: float | None
+    """When the journal would have to give up the first of what the store lacks, if the store took nothing from now on
+    and ticks came as in the last minute; None: they don't come."""
     delivered: int
     expired: int
     set_aside: int
-    """Ticks that the store refused for their content: they are in /rejects, and not in the store."""
+    """Ticks that the store refused for their content: they are in the quarantine, and not in the store."""
     last_set_aside_ms: int | None
-    dropped: int
-    """Ticks that this store will never get: its queue was full while it was away."""
-    last_dropped_ms: int | None
+    lost: int
+    """Ticks that this store will not get by itself: they are in the ledger of gaps. A stretch of which it is not known
+    how many there were counts as one."""
+    last_lost_ms: int | None
+    fell_behind: int
+    """How often the store was found to lack what it had: a restored backup, a failover. It was caught up."""
     retries: int
-    last_seq: int | None
+    cursor: int
+    """Everything up to this ``seq`` is settled."""
     last_delivered_ms: int | None
     last_error: str | None
     last_error_ms: int | None
@@ -136,6 +153,48 @@ class SinkSnapshot:
         if self.behind_seconds > DOWN_SECONDS:
             return "down"
         return "late" if self.behind_seconds > LATE_SECONDS else "good"
+
+
+@attrs.frozen
+class JournalSnapshot:
+    """What was accepted and is kept on this machine's disk."""
+
+    id: str
+    folder: str
+    bytes: int
+    most_bytes: int
+    segments: int
+    oldest_ms: int | None
+    """When the oldest batch in it was written; None: there is none."""
+    tail: int
+    """The last ``seq`` in it."""
+    mark: int
+    """Numbers up to this one are taken, whatever happens."""
+    bytes_per_second: float
+    sync_seconds: float
+    """What a power cut may cost; a crash of the collector costs nothing."""
+    failing: str | None
+    """Why batches go to the stores unjournaled at this moment; None: they are journaled."""
+    unjournaled_ticks: int
+    """Of the present failure."""
+    given_up_ticks: int
+    last_given_up_ms: int | None
+    unwritten_gaps: int
+    """Entries that the ledger could not take yet."""
+    corrupt: tuple[tuple[int, int], ...]
+    """The latest batches that could not be read back: their first and last ``seq``."""
+    damaged: tuple[str, ...]
+    """Files that were found damaged at a start, set aside, and are still there."""
+
+
+@attrs.frozen
+class GapsSnapshot:
+    """The ledger of gaps, counted."""
+
+    lasting: tuple[str, ...]
+    """Symbols that nobody hears at this moment."""
+    counts: Mapping[str, Mapping[str, int]]
+    """Of its entries, by cause and then by state."""
 
 
 @attrs.frozen
@@ -159,6 +218,30 @@ class RetentionSnapshot:
 
 
 @attrs.frozen
+class FillerSnapshot:
+    """What is being fetched of what was not received."""
+
+    gap: Gap | None
+    """The entry that is at work."""
+    reached_ms: int | None
+    """How far it is."""
+    waiting: str | None
+    """Why the entry that was tried last has to wait; None if it has not."""
+    retrying: int
+    """Entries that will be tried again."""
+    last_error: str | None
+    last_error_ms: int | None
+    ended: Mapping[str, int]
+    """Entries since the start, by how they ended: filled, empty, unfillable."""
+    compared: int
+    """Quotes that Polygon sent."""
+    delivered: int
+    """Ticks among them that the store had not."""
+    rejected: int
+    """Quotes among those that were no good."""
+
+
+@attrs.frozen
 class State:
     """Everything, at one moment."""
 
@@ -171,105 +254,9 @@ class State:
     feed: FeedSnapshot
     validator: ValidatorSnapshot
     rejects: RejectsSnapshot
+    journal: JournalSnapshot
+    gaps: GapsSnapshot
+    filler: FillerSnapshot
     sinks: tuple[SinkSnapshot, ...]
     retention: RetentionSnapshot
     watchers: tuple[WatcherSnapshot, ...]
-
-
-@attrs.frozen
-class Health:
-    """The answer of /health: healthy, or not and why. ``notes`` are worth knowing and no reason to wake anybody."""
-
-    healthy: bool
-    reasons: tuple[str, ...]
-    notes: tuple[str, ...]
-
-
-def health(state: State) -> Health:
-    """Judge the evidence. Every sentence names what is wrong with what."""
-    reasons = [*_feed_reasons(state), *_drop_reasons(state), *_skew_reasons(state)]
-    reasons += [
-        f"{s.symbol}: its last {s.refused_in_a_row} events were all rejected, see /rejects"
-        for s in state.validator.symbols
-        if s.market_open and s.refused_in_a_row >= REFUSED_ALARM
-    ]
-    for sink in state.sinks:
-        if sink.state == "down":
-            reasons.append(
-                f"{sink.name} is down: {sink.behind_seconds:.0f} s behind with {sink.waiting_ticks} ticks waiting"
-                f"{f'; {sink.last_error}' if sink.last_error else ''}"
-            )
-        reasons += [f"{sink.name}: {complaint}" for complaint in sink.complaints]
-    if not state.retention.verified and _age_seconds(state) > START_SECONDS:
-        reasons.append(f"three-day retention is unverified: {state.retention.detail}")
-    reasons += [f"the {w.name} task is failing: {w.last_error}" for w in state.watchers if not w.running]
-    if state.stopping:
-        reasons.append("the collector is stopping")
-    return Health(healthy=not reasons, reasons=tuple(reasons), notes=tuple(_notes(state)))
-
-
-def _feed_reasons(state: State) -> list[str]:
-    feed, validator = state.feed, state.validator
-    open_symbols = {s.symbol: s.opened_ms for s in validator.symbols if s.opened_ms is not None}
-    if feed.needs_operator:
-        return [f"Polygon: {feed.last_error}"]
-    if not open_symbols:
-        return []
-    if feed.state != "streaming":
-        if _age_seconds(state) < START_SECONDS and feed.last_error is None:
-            return [f"not streaming yet: {feed.state}"]
-        return [
-            f"not streaming ({feed.state}) though the market is open{f': {feed.last_error}' if feed.last_error else ''}"
-        ]
-    since = max(validator.last_accepted_ms or 0, feed.connected_since_ms or 0, min(open_symbols.values()))
-    quiet = (state.at_ms - since) / 1000
-    if quiet > STREAM_QUIET_SECONDS:
-        return [f"connected, but no tick was accepted for {quiet:.0f} s though the market is open"]
-    silent = [s for s in feed.silent if s in open_symbols]
-    if silent:
-        said = f"; Polygon said {feed.refusals[-1]!r}" if feed.refusals else ""
-        return [f"no ticks for {', '.join(silent)} in market hours, after resubscribing and reconnecting{said}"]
-    return []
-
-
-def _drop_reasons(state: State) -> list[str]:
-    reasons = []
-    feed = state.feed
-    if feed.last_dropped_ms is not None and state.at_ms - feed.last_dropped_ms < DROP_ALARM_MS:
-        reasons.append(f"{feed.dropped_frames} frames were dropped unjudged, the last within ten minutes: overload")
-    reasons += [
-        f"{s.name} has lost {s.dropped} ticks, the last within ten minutes: its queue was full while it was away"
-        for s in state.sinks
-        if s.last_dropped_ms is not None and state.at_ms - s.last_dropped_ms < DROP_ALARM_MS
-    ]
-    reasons += [
-        f"{s.name} has refused {s.set_aside} ticks, the last within ten minutes: see /rejects"
-        for s in state.sinks
-        if s.last_set_aside_ms is not None and state.at_ms - s.last_set_aside_ms < DROP_ALARM_MS
-    ]
-    return reasons
-
-
-def _skew_reasons(state: State) -> list[str]:
-    skew = state.validator.skew_ms
-    if skew is None or abs(skew) <= SKEW_ALARM_MS:
-        return []
-    if not any(s.market_open for s in state.validator.symbols):
-        return []  # as it was at the close: no evidence of now
-    if skew > 0:
-        return [f"ticks arrive {skew / 1000:.1f} s after their timestamps: the feed is slow or this clock is ahead"]
-    return [f"ticks arrive {-skew / 1000:.1f} s before their timestamps: this machine's clock is behind"]
-
-
-def _notes(state: State) -> list[str]:
-    notes = []
-    if not any(s.market_open for s in state.validator.symbols):
-        notes.append("the market is closed: no ticks are expected")
-    notes += [f"{s.name} is late: {s.behind_seconds:.1f} s behind" for s in state.sinks if s.state == "late"]
-    notes += [f"{s.name} never got {s.dropped} ticks since the start" for s in state.sinks if s.dropped]
-    notes += [f"{s.name} set {s.set_aside} ticks aside: see /rejects" for s in state.sinks if s.set_aside]
-    return notes
-
-
-def _age_seconds(state: State) -> float:
-    return (state.at_ms - state.started_ms) / 1000

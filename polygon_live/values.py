@@ -52,6 +52,14 @@ def ws_urls(text: str) -> tuple[str, ...]:
     return urls
 
 
+def http_url(text: str) -> str:
+    """The address of an HTTP service, without a path's slash at its end."""
+    if not _is({"http", "https"}, text) or "?" in text or "@" in text:
+        msg = "it is not the address of an HTTP service; write it like https://host"
+        raise ValueError(msg)
+    return text.rstrip("/")
+
+
 def one_of(*allowed: str) -> Callable[[str], str]:
     """One of these words, in any case."""
     by_fold = {a.casefold(): a for a in allowed}
@@ -78,6 +86,22 @@ def count(text: str) -> int:
     """A whole number above 0."""
     if not text.isdecimal() or int(text) == 0:
         msg = "it must be a whole number above 0"
+        raise ValueError(msg)
+    return int(text)
+
+
+def natural(text: str) -> int:
+    """A whole number, 0 included."""
+    if not text.isdecimal():
+        msg = "it must be a whole number"
+        raise ValueError(msg)
+    return int(text)
+
+
+def journal_bytes(text: str) -> int:
+    """A number of bytes that a journal can work with."""
+    if not text.isdecimal() or int(text) < 2**20:
+        msg = "it must be a whole number of bytes, at least 1048576"
         raise ValueError(msg)
     return int(text)
 

@@ -4,7 +4,8 @@ import errno
 import os
 import secrets
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import attrs
@@ -16,13 +17,20 @@ from quart_trio import QuartTrio
 
 from polygon_live import metrics
 from polygon_live.config import HttpServer
-from polygon_live.errors import ConfigurationError
-from polygon_live.status import GUARANTEE, State, health
+from polygon_live.errors import ConfigurationError, JournalError
+from polygon_live.gap import Gap, shown
+from polygon_live.health import guarantee, health
+from polygon_live.status import State
 
 View = Callable[[State], Response]
+Gaps = Callable[[int], Awaitable[Sequence[Gap]]]
+"""The latest entries of the ledger, at most so many that are not settled and then so many that are; of each kind the
+latest last. Raises JournalError.
+"""
 
 BACKLOG = 64
 OPEN_TO_ALL = ("/health", "/metrics")
+MOST_GAPS = 500
 HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
@@ -46,7 +54,7 @@ def listen(server: HttpServer) -> socket.socket:
         raise ConfigurationError(msg) from why
 
 
-async def serve_status(sock: socket.socket, read: Callable[[], State], token: str | None) -> None:
+async def serve_status(sock: socket.socket, read: Callable[[], State], token: str | None, gaps: Gaps) -> None:
     """Answer on ``sock`` until cancelled. May be called again on the same socket after a fault."""
     config = Config()
     config.bind = [f"fd://{os.dup(sock.fileno())}"]
@@ -55,11 +63,11 @@ async def serve_status(sock: socket.socket, read: Callable[[], State], token: st
     config.keep_alive_timeout = 5
     config.h11_max_incomplete_size = 16 * 1024
     config.backlog = BACKLOG
-    await serve(make_app(read, token), config, mode="asgi")
+    await serve(make_app(read, token, gaps), config, mode="asgi")
 
 
-def make_app(read: Callable[[], State], token: str | None) -> QuartTrio:
-    """The pages over ``read``, which gathers the present state."""
+def make_app(read: Callable[[], State], token: str | None, gaps: Gaps) -> QuartTrio:
+    """The pages over ``read``, which gathers the present state, and ``gaps``, which reads the ledger."""
     app = QuartTrio("polygon_live", static_folder=None)
 
     @app.before_request
@@ -78,7 +86,7 @@ def make_app(read: Callable[[], State], token: str | None) -> QuartTrio:
 
     @app.errorhandler(404)
     async def unknown(_error: Exception) -> Response:
-        return _json({"error": f"there is no page {request.path}", "pages": list(PAGES)}, 404)
+        return _json({"error": f"there is no page {request.path}", "pages": list(ABOUT)}, 404)
 
     @app.errorhandler(405)
     async def not_asked(_error: Exception) -> Response:
@@ -92,12 +100,12 @@ def make_app(read: Callable[[], State], token: str | None) -> QuartTrio:
 
     for path, (view, _about) in PAGES.items():
         register(path, view)
+    app.add_url_rule(GAPS_PAGE, endpoint=GAPS_PAGE, view_func=partial(_gaps, read, gaps), methods=["GET"])
     return app
 
 
 def _index(state: State) -> Response:
-    about = {path: sentence for path, (_view, sentence) in PAGES.items()}
-    return _json({"service": "polygon-live", "version": state.version, "mode": _mode(state), "pages": about})
+    return _json({"service": "polygon-live", "version": state.version, "mode": _mode(state), "pages": ABOUT})
 
 
 def _health(state: State) -> Response:
@@ -107,7 +115,7 @@ def _health(state: State) -> Response:
         "mode": _mode(state),
         "reasons": verdict.reasons,
         "notes": verdict.notes,
-        "guarantee": GUARANTEE,
+        "guarantee": guarantee(state),
         "feed": state.feed.state,
         "stores": {s.name: s.state if s.connected else f"{s.state}, not connected" for s in state.sinks},
     }
@@ -140,6 +148,15 @@ def _rejects(state: State) -> Response:
     return _json(state.rejects)
 
 
+async def _gaps(read: Callable[[], State], gaps: Gaps) -> Response:
+    try:
+        found = await gaps(MOST_GAPS)
+    except JournalError as why:
+        return _json({"error": str(why)}, 503)
+    state = read()
+    return _json({"at_ms": state.at_ms, "mode": _mode(state), "gaps": [shown(gap) for gap in found]})
+
+
 def _metrics(state: State) -> Response:
     return Response(metrics.render(state), content_type="text/plain; version=0.0.4; charset=utf-8")
 
@@ -153,6 +170,11 @@ PAGES: Mapping[str, tuple[View, str]] = {
     "/symbols": (_symbols, "each symbol: last tick, counts, whether its market is open"),
     "/rejects": (_rejects, "what was refused: counts by reason, and the latest with the raw event"),
     "/metrics": (_metrics, "the same for Prometheus"),
+}
+GAPS_PAGE = "/gaps"
+ABOUT: Mapping[str, str] = {
+    **{path: sentence for path, (_view, sentence) in PAGES.items()},
+    GAPS_PAGE: "what was not received, or did not reach a store: symbol, time, cause, and what became of it",
 }
 
 

@@ -146,6 +146,18 @@ def test_the_password_of_a_key_value_dsn_is_known_too(dsn: str) -> None:
     assert "pa55word" in settings_from(FULL | {"POLYGON_LIVE_TIMESCALE_DSN": dsn}).secrets()
 
 
+def test_what_belongs_to_a_side_that_is_not_spoken_to_is_not_looked_at() -> None:
+    wrong = {"POLYGON_API_KEY_FILE": "/nowhere", "POLYGON_LIVE_NATS_URLS": "?", "POLYGON_LIVE_NATS_CA_FILE": "/nowhere"}
+    needed = {name: FULL[name] for name in ("POLYGON_LIVE_TIMESCALE_DSN", "POLYGON_LIVE_KAFKA_BROKERS")}
+    settings = settings_from(needed | wrong, {"timescale", "kafka"})
+    assert settings.timescale_dsn == settings_from(FULL).timescale_dsn
+    assert settings.kafka == settings_from(FULL).kafka
+    assert settings.secrets() == settings_from(FULL, {"timescale"}).secrets()
+    with pytest.raises(ConfigurationError, match="POLYGON_LIVE_KAFKA_BROKERS is not set") as refused:
+        settings_from({}, {"kafka"})
+    assert len(refused.value.faults) == 1
+
+
 def test_demo_only_when_nothing_at_all_is_set() -> None:
     assert wants_demo({"PATH": "/bin", "POLYGON_LIVE_HTTP_PORT": "9000"})
     for name in FULL:

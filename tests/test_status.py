@@ -5,10 +5,14 @@ from typing import Any
 import attrs
 import pytest
 
+from polygon_live.health import AT_MOST_ONCE, EXACTLY_ONCE, Health, guarantee, health
 from polygon_live.model import Tick
 from polygon_live.status import (
+    NO_FEED,
     FeedSnapshot,
-    Health,
+    FillerSnapshot,
+    GapsSnapshot,
+    JournalSnapshot,
     RejectsSnapshot,
     RetentionSnapshot,
     SinkSnapshot,
@@ -16,7 +20,6 @@ from polygon_live.status import (
     SymbolSnapshot,
     ValidatorSnapshot,
     WatcherSnapshot,
-    health,
 )
 
 NOW = 1_700_000_600_000
@@ -55,20 +58,41 @@ SINK = SinkSnapshot(
     connected=True,
     behind_seconds=0.0,
     waiting_ticks=0,
+    seconds_until_loss=86_400.0,
     delivered=10,
     expired=0,
     set_aside=0,
     last_set_aside_ms=None,
-    dropped=0,
-    last_dropped_ms=None,
+    lost=0,
+    last_lost_ms=None,
+    fell_behind=0,
     retries=0,
-    last_seq=7,
+    cursor=7,
     last_delivered_ms=NOW - 300,
     last_error=None,
     last_error_ms=None,
     needs_operator=False,
     about={},
     complaints=(),
+)
+JOURNAL = JournalSnapshot(
+    id="0a1b",
+    folder="/data/journal",
+    bytes=1000,
+    most_bytes=10_000,
+    segments=1,
+    oldest_ms=STARTED,
+    tail=7,
+    mark=1000,
+    bytes_per_second=10.0,
+    sync_seconds=1.0,
+    failing=None,
+    unjournaled_ticks=0,
+    given_up_ticks=0,
+    last_given_up_ms=None,
+    unwritten_gaps=0,
+    corrupt=(),
+    damaged=(),
 )
 WELL = State(
     at_ms=NOW,
@@ -80,6 +104,9 @@ WELL = State(
     feed=FEED,
     validator=VALIDATOR,
     rejects=RejectsSnapshot({}, (), 0),
+    journal=JOURNAL,
+    gaps=GapsSnapshot(lasting=(), counts={}),
+    filler=FillerSnapshot(None, None, None, 0, None, None, {}, 0, 0, 0),
     sinks=(SINK,),
     retention=RetentionSnapshot(verified=True, detail="ok", about={}),
     watchers=(WatcherSnapshot("web", running=True, restarts=0, last_error=None),),
@@ -92,6 +119,10 @@ def with_feed(**changes: Any) -> State:
 
 def with_sink(**changes: Any) -> State:
     return attrs.evolve(WELL, sinks=(attrs.evolve(SINK, **changes),))
+
+
+def with_journal(**changes: Any) -> State:
+    return attrs.evolve(WELL, journal=attrs.evolve(JOURNAL, **changes))
 
 
 def with_validator(**changes: Any) -> State:
@@ -124,7 +155,13 @@ def test_all_well_is_healthy_without_a_word() -> None:
         (with_validator(skew_ms=6000.0), "arrive 6.0 s after their timestamps"),
         (with_validator(skew_ms=-6000.0), "arrive 6.0 s before their timestamps"),
         (with_sink(behind_seconds=10.5, last_error="refused", waiting_ticks=4), "nats is down: 10 s behind with 4"),
-        (with_sink(dropped=5, last_dropped_ms=NOW - 1000), "nats has lost 5 ticks"),
+        (with_sink(lost=5, last_lost_ms=NOW - 1000), "nats lacks 5 ticks that the journal could not give it"),
+        (with_sink(behind_seconds=11.0, seconds_until_loss=600.0), "nats must be back within 10 min"),
+        (
+            with_journal(failing="disk full", unjournaled_ticks=9),
+            "at most once: 9 ticks went to the stores unjournaled",
+        ),
+        (with_journal(given_up_ticks=9, last_given_up_ms=NOW - 1000), "gave up 9 ticks that a store still needed"),
         (with_sink(set_aside=5, last_set_aside_ms=NOW - 1000), "nats has refused 5 ticks"),
         (with_sink(complaints=("the topic keeps seven days only",)), "nats: the topic keeps seven days only"),
         (attrs.evolve(WELL, retention=RetentionSnapshot(verified=False, detail="why", about={})), "unverified: why"),
@@ -139,6 +176,15 @@ def test_each_fault_makes_it_unhealthy_and_is_named(state: State, says: str) -> 
     verdict = health(state)
     assert not verdict.healthy
     assert says in "\n".join(verdict.reasons)
+
+
+def test_the_guarantee_is_the_journals() -> None:
+    assert guarantee(WELL) == EXACTLY_ONCE
+    assert guarantee(with_journal(failing="disk full")) == AT_MOST_ONCE
+
+
+def test_a_run_that_only_fills_gaps_needs_no_feed() -> None:
+    assert health(attrs.evolve(WELL, feed=NO_FEED)).healthy
 
 
 def test_a_closed_market_silences_the_feeds_alarms_and_no_others() -> None:
@@ -168,9 +214,11 @@ def test_a_market_that_has_just_opened_is_given_time_for_its_first_tick() -> Non
 
 def test_late_is_worth_a_note_and_an_old_loss_stays_one() -> None:
     assert health(with_sink(behind_seconds=2.5)).notes == ("nats is late: 2.5 s behind",)
-    old = health(with_sink(dropped=5, last_dropped_ms=NOW - 600_001))
+    old = health(with_sink(lost=5, last_lost_ms=NOW - 600_001))
     assert old.healthy
-    assert old.notes == ("nats never got 5 ticks since the start",)
+    assert old.notes == ("nats lacks 5 ticks since the start: see /gaps",)
+    assert health(with_journal(given_up_ticks=9, last_given_up_ms=NOW - 600_001)).healthy
+    assert health(with_sink(seconds_until_loss=600.0)).healthy, "it is not away"
     assert health(with_sink(set_aside=5, last_set_aside_ms=NOW - 600_001)).healthy
 
 
@@ -185,3 +233,9 @@ def test_a_start_is_given_time_but_is_not_called_healthy() -> None:
 )
 def test_the_state_of_a_sink(seconds: float, state: str) -> None:
     assert attrs.evolve(SINK, behind_seconds=seconds).state == state
+
+
+def test_files_that_were_set_aside_are_worth_knowing() -> None:
+    state = attrs.evolve(WELL, journal=attrs.evolve(JOURNAL, damaged=("ledger.db.damaged",)))
+    assert health(state).healthy
+    assert any("ledger.db.damaged" in note for note in health(state).notes)

@@ -1,7 +1,7 @@
 """The status server over a real socket, with states made by hand."""
 
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import attrs
@@ -11,19 +11,28 @@ import trio
 from prometheus_client.parser import text_string_to_metric_families
 
 from polygon_live.config import HttpServer
-from polygon_live.errors import ConfigurationError
+from polygon_live.errors import ConfigurationError, JournalError
+from polygon_live.gap import Gap
 from polygon_live.model import Reject
 from polygon_live.status import RejectsSnapshot, State
-from polygon_live.web import PAGES, listen, serve_status
+from polygon_live.web import ABOUT, MOST_GAPS, listen, serve_status
 from tests.test_status import WELL, with_sink
 
 
 class Shown:
-    def __init__(self, state: State = WELL) -> None:
+    def __init__(self, state: State = WELL, gaps: Sequence[Gap] = ()) -> None:
         self.state = state
+        self.ledger: Sequence[Gap] | None = gaps
 
     def read(self) -> State:
         return self.state
+
+    async def gaps(self, most: int) -> Sequence[Gap]:
+        await trio.lowlevel.checkpoint()
+        assert most == MOST_GAPS
+        if self.ledger is None:
+            raise JournalError("ledger.db can't be read: the disk failed")
+        return self.ledger
 
 
 @asynccontextmanager
@@ -31,7 +40,7 @@ async def served(shown: Shown, token: str | None = None) -> AsyncIterator[httpx.
     sock = listen(HttpServer(port=0))
     with sock:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(serve_status, sock, shown.read, token)
+            nursery.start_soon(serve_status, sock, shown.read, token, shown.gaps)
             base = f"http://127.0.0.1:{sock.getsockname()[1]}"
             async with httpx.AsyncClient(base_url=base, timeout=30, trust_env=False) as client:
                 yield client
@@ -61,14 +70,14 @@ async def test_health_answers_with_the_verdict_and_its_reasons() -> None:
 
 async def test_a_simulated_market_is_called_so_wherever_prices_or_verdicts_are_shown() -> None:
     async with served(Shown(attrs.evolve(WELL, simulated=True))) as client:
-        for path in ("/", "/health", "/state", "/symbols"):
+        for path in ("/", "/health", "/state", "/symbols", "/gaps"):
             assert (await client.get(path)).json()["mode"] == "SIMULATED"
 
 
 async def test_every_page_of_the_index_answers_and_nothing_else_does() -> None:
     async with served(Shown()) as client:
-        assert set((await client.get("/")).json()["pages"]) == set(PAGES)
-        for path in PAGES:
+        assert set((await client.get("/")).json()["pages"]) == set(ABOUT)
+        for path in ABOUT:
             answer = await client.get(path)
             assert answer.status_code == 200, path
             assert answer.headers["x-content-type-options"] == "nosniff"
@@ -76,7 +85,7 @@ async def test_every_page_of_the_index_answers_and_nothing_else_does() -> None:
             posted = await client.post(path)
             assert posted.status_code == 405
             assert posted.json() == {"error": f"the pages are read-only: {path} answers GET"}
-        unknown = await client.get("/gaps/../etc")
+        unknown = await client.get("/gaps/etc")
         assert unknown.status_code == 404
         assert "/health" in unknown.json()["pages"]
 
@@ -97,9 +106,45 @@ async def test_state_symbols_and_rejects_show_the_evidence() -> None:
         assert rejects["latest"][0]["raw"] == '[{"ev":"C"}]'
 
 
+async def test_gaps_show_what_the_ledger_holds_and_what_it_says_if_it_can_not() -> None:
+    shown = Shown(
+        gaps=[
+            Gap(1, "EURUSD", "disconnect", 1_780_401_600_123, None, detail="reset", opened_ms=5, changed=1),
+            Gap(2, "USDJPY", "mute", 0, 9, state="filled", filled=7),
+            Gap(3, "*", "given_up", 0, 9, store="nats", state="unfillable", ticks=12, first_seq=3, last_seq=14),
+        ]
+    )
+    async with served(shown) as client:
+        told = (await client.get("/gaps")).json()
+        assert told["mode"] == "live"
+        assert told["gaps"][0] == {
+            "id": 1,
+            "symbol": "EURUSD",
+            "cause": "disconnect",
+            "store": None,
+            "from": "2026-06-02T12:00:00.123Z",
+            "to": None,
+            "state": "open",
+            "ticks": None,
+            "filled": 0,
+            "missing": None,
+            "detail": "reset",
+            "from_ms": 1_780_401_600_123,
+            "to_ms": None,
+            "first_seq": None,
+            "last_seq": None,
+            "opened_ms": 5,
+        }
+        assert [(gap["id"], gap["missing"]) for gap in told["gaps"]] == [(1, None), (2, 0), (3, 12)]
+        shown.ledger = None
+        failed = await client.get("/gaps")
+        assert failed.status_code == 503
+        assert failed.json() == {"error": "ledger.db can't be read: the disk failed"}
+
+
 async def test_metrics_are_prometheus_text_with_the_snapshots_numbers() -> None:
     state = attrs.evolve(
-        with_sink(dropped=5, complaints=("a", "b")), rejects=RejectsSnapshot({"validate": {"crossed": 3}}, (), 0)
+        with_sink(lost=5, complaints=("a", "b")), rejects=RejectsSnapshot({"validate": {"crossed": 3}}, (), 0)
     )
     async with served(Shown(state)) as client:
         answer = await client.get("/metrics")
@@ -109,7 +154,7 @@ async def test_metrics_are_prometheus_text_with_the_snapshots_numbers() -> None:
         for s in family.samples
     }
     assert samples["polygon_live_ticks_accepted_total", "EURUSD"] == 10
-    assert samples["polygon_live_sink_dropped_total", "nats"] == 5
+    assert samples["polygon_live_sink_lost_total", "nats"] == 5
     assert samples["polygon_live_rejects_total", "crossed", "validate"] == 3
     assert samples["polygon_live_feed_streaming",] == 1
     assert samples["polygon_live_sink_complaints", "nats"] == 2
@@ -119,7 +164,7 @@ async def test_metrics_are_prometheus_text_with_the_snapshots_numbers() -> None:
 
 async def test_a_token_guards_all_but_health_and_metrics() -> None:
     async with served(Shown(), token="t0ken") as client:
-        for path in PAGES:
+        for path in ABOUT:
             guarded = not path.startswith(("/health", "/metrics"))
             assert (await client.get(path)).status_code == (401 if guarded else 200), path
             allowed = await client.get(path, headers={"Authorization": "Bearer t0ken"})
@@ -140,7 +185,7 @@ async def test_a_fault_in_a_page_is_an_error_page_and_the_server_goes_on() -> No
     sock = listen(HttpServer(port=0))
     with sock:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(serve_status, sock, broken, None)
+            nursery.start_soon(serve_status, sock, broken, None, shown.gaps)
             base = f"http://127.0.0.1:{sock.getsockname()[1]}"
             async with httpx.AsyncClient(base_url=base, timeout=30, trust_env=False) as client:
                 assert (await client.get("/health")).status_code == 500
@@ -154,7 +199,7 @@ async def test_it_can_be_started_anew_on_the_same_socket() -> None:
     with sock:
         for _ in range(2):
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(serve_status, sock, Shown().read, None)
+                nursery.start_soon(serve_status, sock, Shown().read, None, Shown().gaps)
                 url = f"http://127.0.0.1:{sock.getsockname()[1]}/health"
                 async with httpx.AsyncClient(timeout=30, trust_env=False) as client:
                     assert (await client.get(url)).status_code == 200

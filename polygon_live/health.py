@@ -1,0 +1,154 @@
+"""What follows from the evidence for /health: a pure function of the state. The same evidence, the same answer."""
+
+from typing import Final
+
+import attrs
+
+from polygon_live.status import State
+
+SKEW_ALARM_MS: Final = 5000.0
+"""A feed this slow, or a clock this wrong, makes every price on the live subjects a stale one."""
+STREAM_QUIET_SECONDS: Final = 60.0
+"""With fourteen symbols and an open market something ticks every second; a holiday's thinnest pair, every 156 s."""
+START_SECONDS: Final = 30.0
+"""A collector that has just been started is given so long to begin streaming before it is called unhealthy."""
+REFUSED_ALARM: Final = 20
+"""So many events of one symbol in a row can't be told from a symbol that does not stream."""
+DROP_ALARM_MS: Final = 600_000
+
+WARNED_SECONDS: Final = 3600.0
+"""Within so long, at the present rate, the journal would have to give up what a store still needs."""
+EXACTLY_ONCE: Final = (
+    "exactly once, in order, in TimescaleDB and (read committed) in Kafka, at least once on NATS, across crashes, "
+    "outages and restarts"
+)
+AT_MOST_ONCE: Final = (
+    "at most once: the journal fails, and ticks that a store has not taken yet are held in memory only"
+)
+
+
+@attrs.frozen
+class Health:
+    """The answer of /health: healthy, or not and why. ``notes`` are worth knowing and no reason to wake anybody."""
+
+    healthy: bool
+    reasons: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def health(state: State) -> Health:
+    """Judge the evidence. Every sentence names what is wrong with what."""
+    reasons = [*_feed_reasons(state), *_journal_reasons(state), *_drop_reasons(state), *_skew_reasons(state)]
+    reasons += [
+        f"{s.symbol}: its last {s.refused_in_a_row} events were all rejected, see /rejects"
+        for s in state.validator.symbols
+        if s.market_open and s.refused_in_a_row >= REFUSED_ALARM
+    ]
+    for sink in state.sinks:
+        if sink.state == "down":
+            reasons.append(
+                f"{sink.name} is down: {sink.behind_seconds:.0f} s behind with {sink.waiting_ticks} ticks waiting"
+                f"{f'; {sink.last_error}' if sink.last_error else ''}"
+            )
+        reasons += [f"{sink.name}: {complaint}" for complaint in sink.complaints]
+    if not state.retention.verified and _age_seconds(state) > START_SECONDS:
+        reasons.append(f"three-day retention is unverified: {state.retention.detail}")
+    reasons += [f"the {w.name} task is failing: {w.last_error}" for w in state.watchers if not w.running]
+    if state.stopping:
+        reasons.append("the collector is stopping")
+    return Health(healthy=not reasons, reasons=tuple(reasons), notes=tuple(_notes(state)))
+
+
+def _feed_reasons(state: State) -> list[str]:
+    feed, validator = state.feed, state.validator
+    open_symbols = {s.symbol: s.opened_ms for s in validator.symbols if s.opened_ms is not None}
+    if feed.needs_operator:
+        return [f"Polygon: {feed.last_error}"]
+    if not open_symbols or feed.state == "off":
+        return []
+    if feed.state != "streaming":
+        if _age_seconds(state) < START_SECONDS and feed.last_error is None:
+            return [f"not streaming yet: {feed.state}"]
+        return [
+            f"not streaming ({feed.state}) though the market is open{f': {feed.last_error}' if feed.last_error else ''}"
+        ]
+    since = max(validator.last_accepted_ms or 0, feed.connected_since_ms or 0, min(open_symbols.values()))
+    quiet = (state.at_ms - since) / 1000
+    if quiet > STREAM_QUIET_SECONDS:
+        return [f"connected, but no tick was accepted for {quiet:.0f} s though the market is open"]
+    silent = [s for s in feed.silent if s in open_symbols]
+    if silent:
+        said = f"; Polygon said {feed.refusals[-1]!r}" if feed.refusals else ""
+        return [f"no ticks for {', '.join(silent)} in market hours, after resubscribing and reconnecting{said}"]
+    return []
+
+
+def guarantee(state: State) -> str:
+    """What is promised at this moment."""
+    return AT_MOST_ONCE if state.journal.failing else EXACTLY_ONCE
+
+
+def _journal_reasons(state: State) -> list[str]:
+    journal = state.journal
+    reasons = []
+    if journal.failing:
+        reasons.append(
+            f"at most once: {journal.unjournaled_ticks} ticks went to the stores unjournaled; {journal.failing}"
+        )
+    if journal.last_given_up_ms is not None and state.at_ms - journal.last_given_up_ms < DROP_ALARM_MS:
+        reasons.append(f"the journal was full and gave up {journal.given_up_ticks} ticks that a store still needed")
+    reasons += [
+        f"{sink.name} must be back within {sink.seconds_until_loss / 60:.0f} min: then the journal is full, and gives "
+        "up what only this store still needs"
+        for sink in state.sinks
+        if sink.state == "down" and sink.seconds_until_loss is not None and sink.seconds_until_loss < WARNED_SECONDS
+    ]
+    return reasons
+
+
+def _drop_reasons(state: State) -> list[str]:
+    reasons = []
+    feed = state.feed
+    if feed.last_dropped_ms is not None and state.at_ms - feed.last_dropped_ms < DROP_ALARM_MS:
+        reasons.append(f"{feed.dropped_frames} frames were dropped unjudged, the last within ten minutes: overload")
+    reasons += [
+        f"{s.name} lacks {s.lost} ticks that the journal could not give it, seen within ten minutes: see /gaps"
+        for s in state.sinks
+        if s.last_lost_ms is not None and state.at_ms - s.last_lost_ms < DROP_ALARM_MS
+    ]
+    reasons += [
+        f"{s.name} has refused {s.set_aside} ticks, the last within ten minutes: see /rejects"
+        for s in state.sinks
+        if s.last_set_aside_ms is not None and state.at_ms - s.last_set_aside_ms < DROP_ALARM_MS
+    ]
+    return reasons
+
+
+def _skew_reasons(state: State) -> list[str]:
+    skew = state.validator.skew_ms
+    if skew is None or abs(skew) <= SKEW_ALARM_MS:
+        return []
+    if not any(s.market_open for s in state.validator.symbols):
+        return []  # as it was at the close: no evidence of now
+    if skew > 0:
+        return [f"ticks arrive {skew / 1000:.1f} s after their timestamps: the feed is slow or this clock is ahead"]
+    return [f"ticks arrive {-skew / 1000:.1f} s before their timestamps: this machine's clock is behind"]
+
+
+def _notes(state: State) -> list[str]:
+    notes = []
+    if not any(s.market_open for s in state.validator.symbols):
+        notes.append("the market is closed: no ticks are expected")
+    if state.journal.damaged:
+        notes.append(
+            f"files of the journal were damaged and set aside: {', '.join(state.journal.damaged)}; what was in them is "
+            "lost to who still needed it: see /gaps, then remove them"
+        )
+    notes += [f"{s.name} is late: {s.behind_seconds:.1f} s behind" for s in state.sinks if s.state == "late"]
+    notes += [f"{s.name} lacks {s.lost} ticks since the start: see /gaps" for s in state.sinks if s.lost]
+    notes += [f"{s.name} set {s.set_aside} ticks aside: see /rejects" for s in state.sinks if s.set_aside]
+    return notes
+
+
+def _age_seconds(state: State) -> float:
+    return (state.at_ms - state.started_ms) / 1000
