@@ -14,6 +14,7 @@ from polygon_live import wire
 from polygon_live.dial import Dial, websocket_over
 from polygon_live.errors import ConfigurationError
 from polygon_live.standin.connection import Connection
+from polygon_live.standin.history import History
 from polygon_live.standin.market import Step
 from polygon_live.standin.script import Script
 
@@ -34,6 +35,8 @@ class StandIn:
         """In memory: when (trio's clock) and at which address."""
         self.unreachable: set[str] = set()
         """In memory: addresses at which nobody answers."""
+        self.history = History()
+        """What the market quoted: for the REST service."""
         self._parked = trio.lowlevel.ParkingLot()
 
     # The ways in ----------------------------------------------------------------------------------------------------
@@ -87,7 +90,8 @@ class StandIn:
     # What goes out --------------------------------------------------------------------------------------------------
 
     def send(self, quotes: Sequence[wire.Quote]) -> None:
-        """One frame for each client, of the pairs that it subscribed to."""
+        """One frame for each client, of the pairs that it subscribed to; remembered, whoever is there."""
+        self.history.add(quotes)
         for connection in self.connections:
             if connection.open:
                 connection.quotes(quotes)
