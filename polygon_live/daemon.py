@@ -1,61 +1,62 @@
-"""The composition root: reads as the diagram.
+"""The composition root: builds the parts, runs the pipeline inside the watchers, stops both.
 
 ::
 
-     feed ══frames══► judge ══batches══► pump ─► timescale        ══  bounded channel, closed by its sender
-                        ║                pump ─► nats
-                        ║                pump ─► kafka
-                        ╚═ rejects
-     beside the pipeline: signals · retention · rejects writer · status server
+     pipeline: feed ══frames══► judge ─► journal ─► backlogs ══► pumps ─► timescale, nats, kafka
+     beside it: signals · journal keeper · gap filler · mirror of gaps · retention · rejects writer · status server
 
 Two nurseries, one inside the other: the pipeline empties itself from left to right when the feed ends, and the
 watchers around it live until it has. A stop cancels the feed only; channels then close one after the other, each pump
 writes what it holds, and the pipeline's deadline is the grace period. A second signal, if it is no echo of the first,
-ends it outright.
+ends it outright. What was not delivered then is in the journal.
 """
 
 import math
 import random
 import signal
+import socket
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import suppress
 from functools import partial
 from typing import Final
 
+import attrs
 import structlog
 import trio
 
-from polygon_live import __version__, wire
-from polygon_live.calendar import Sessions, open_since
-from polygon_live.channels import open_weighted_channel
+from polygon_live import __version__
+from polygon_live.backfill import Filler
+from polygon_live.calendar import Sessions, Stretches, open_since, open_stretches
+from polygon_live.calling import InThread
 from polygon_live.config import Operational, Settings
 from polygon_live.dial import Dial, dial_websocket
-from polygon_live.errors import PolygonLiveError
-from polygon_live.feed import Feed
-from polygon_live.model import Batch, encode
-from polygon_live.pump import Pump
-from polygon_live.rejects import RejectBook
+from polygon_live.engines.kafka import ArchiveHolder
+from polygon_live.engines.postgres import TableHolder
+from polygon_live.errors import JournalError
+from polygon_live.journal import Journal
+from polygon_live.limits import Turns
+from polygon_live.mirror import Mirror
+from polygon_live.pipeline import Pipeline, Upstream
+from polygon_live.rest import Rest
 from polygon_live.retention import Retention
-from polygon_live.sink import Sink
+from polygon_live.sink import Identity, Sink
 from polygon_live.sinks.kafka import KafkaSink
 from polygon_live.sinks.nats import NatsSink
 from polygon_live.sinks.timescale import TimescaleSink
 from polygon_live.status import State
 from polygon_live.supervise import Watcher
-from polygon_live.validate import Validator
 from polygon_live.web import listen, serve_status
 
-JUDGED_AT_ONCE: Final = 256 * 1024
-"""Characters of frames, about 3,000 ticks: some 10 ms in which nothing else runs."""
+REST_PER_SECOND: Final = 2.0
+"""Requests for past quotes; a limit of their own."""
+LOOK_SECONDS: Final = 0.5
+"""How often it is looked whether the one thing that there is to do is done."""
+ALONE_GRACE_SECONDS: Final = 60.0
+"""Who fills a gap by hand waits for the stores."""
 ECHO_SECONDS: Final = 1.0
 """A service manager signals every process of a service, and `just` passes SIGTERM on: that is one wish, not two."""
 
 log = structlog.get_logger()
-
-
-class InternalFault(PolygonLiveError):
-    """A bug in feed or validator ended the collector, after a drain."""
 
 
 def wall_ms() -> int:
@@ -72,8 +73,10 @@ def ending_signals() -> list[signal.Signals]:
 class Collector:
     """One run of the collector: builds the parts, connects them, runs them, stops them.
 
-    ``dial`` and ``sessions`` are the way to Polygon and the market's hours; a simulation hands in its own.
-    Raises ConfigurationError if the HTTP port can't be taken.
+    ``dial``, ``sessions`` and ``stretches`` are the way to Polygon and the market's hours; a simulated market has its
+    own. ``only``: the entry of the gap ledger that is all there is to do; then there is no feed, and the run ends when
+    it is settled.
+    Raises ConfigurationError if the HTTP port can't be taken, JournalError if the journal can't be opened.
     """
 
     def __init__(
@@ -83,45 +86,72 @@ class Collector:
         *,
         dial: Dial = dial_websocket,
         sessions: Sessions = open_since,
+        stretches: Stretches = open_stretches,
+        only: int | None = None,
     ) -> None:
         self._settings = settings
         self._sessions = sessions
+        self._only = only
         self._started_ms = wall_ms()
-        self._stopping = False
-        self._fault: Exception | None = None
-        self._drain = trio.CancelScope()
         rng = random.Random()
-
-        self.rejects = RejectBook()
-        self.validator = Validator(
-            operational.symbols, operational.limits, now_ms=wall_ms, first_seq=time.time_ns() // 1000
+        self._http = listen(settings.http)
+        journal = Journal.open(
+            settings.journal_dir,
+            most_bytes=settings.journal_max_bytes,
+            keep_ms=round(settings.journal_keep_hours * 3_600_000),
+            now_ms=wall_ms,
         )
-        frames_in, self._frames = open_weighted_channel(settings.frames_max_bytes, wire.Frame)
-        self.feed = Feed(
-            urls=settings.ws_urls,
-            key=settings.api_key,
-            symbols=operational.symbols,
-            reconnect_delay=operational.websocket_reconnect_delay,
-            frames=frames_in,
-            heard=self.validator.heard,
+        identity = Identity(settings.collector_id, journal.id, socket.gethostname())
+        call = InThread()
+        self.pipeline = Pipeline(
+            journal=journal,
+            call=call,
+            sinks=_sinks(settings, identity),
+            operational=operational,
+            upstream=None if only is not None else _upstream(settings, dial),
+            sessions=sessions,
+            stretches=stretches,
             wall_ms=wall_ms,
             rng=rng,
-            dial=dial,
-            sessions=sessions,
+            queue_ticks=settings.sink_queue_ticks,
+            sync_seconds=settings.journal_sync_ms / 1000,
         )
-        self.pumps: list[Pump] = []
-        for sink in _sinks(settings):
-            queue, batches = open_weighted_channel(settings.sink_queue_ticks, Batch)
-            self.pumps.append(Pump(sink, batches, queue, rejects=self.rejects, wall_ms=wall_ms, rng=rng))
+        self.filler = Filler(
+            rest=Rest(settings.rest_url, settings.api_key, turns=Turns(REST_PER_SECOND), rng=rng),
+            ledger=journal.ledger,
+            call=call,
+            sync=journal.sync,
+            holders=[
+                TableHolder(
+                    settings.timescale_dsn, settings.collector_id, partial(self.pipeline.confirmed, TimescaleSink.name)
+                ),
+                ArchiveHolder(settings.kafka, partial(self.pipeline.confirmed, KafkaSink.name)),
+            ],
+            accept=self.pipeline.accept_backfill,
+            last_accepted=lambda: self.pipeline.last_accepted,
+            symbols=operational.symbols,
+            now_ms=wall_ms,
+            rng=rng,
+            only=only,
+        )
+        self._mirror = Mirror(
+            settings.timescale_dsn,
+            settings.collector_id,
+            journal.id,
+            changes=self.pipeline.keeper.changes,
+            unentered=self.pipeline.keeper.unentered,
+            started_ms=self._started_ms,
+        )
         self.retention = Retention(settings.timescale_dsn, settings.collector_id, now_ms=wall_ms)
-
-        self._http = listen(settings.http)
         token = settings.http.token.reveal() if settings.http.token else None
-        self._pump_watchers = [Watcher(f"{pump.sink.name} pump", pump.run, rng) for pump in self.pumps]
         self._watchers = [
             Watcher("retention", self.retention.run, rng),
-            Watcher("rejects writer", partial(self.rejects.keep, self.retention.save_rejects), rng),
-            Watcher("status server", partial(serve_status, self._http, self.state, token), rng),
+            Watcher("rejects writer", partial(self.pipeline.rejects.keep, self.retention.save_rejects), rng),
+            Watcher("gap filler", self.filler.run, rng),
+            Watcher("mirror of gaps", self._mirror.run, rng),
+            Watcher(
+                "status server", partial(serve_status, self._http, self.state, token, self.pipeline.keeper.gaps), rng
+            ),
         ]
 
     @property
@@ -136,29 +166,33 @@ class Collector:
             await watchers.start(self._heed_signals)
             for watcher in self._watchers:
                 watchers.start_soon(watcher.keep_running)
+            if self._only is not None:
+                watchers.start_soon(self._until_settled, self._only)
             log.info("collector started", version=__version__, status=self.address, simulated=self._settings.simulated)
-            with self._drain:
-                async with trio.open_nursery() as pipeline:
-                    pipeline.start_soon(self._essential, self.feed.run)
-                    pipeline.start_soon(self._essential, self._judge)
-                    for watcher in self._pump_watchers:
-                        pipeline.start_soon(watcher.keep_running)
+            try:
+                await self.pipeline.run()
+            finally:
+                self._http.close()
+                self._say_goodbye()
             watchers.cancel_scope.cancel()
-        self._http.close()
-        self._say_goodbye()
-        if self._fault is not None:
-            raise InternalFault(f"{type(self._fault).__name__}: {self._fault}") from self._fault
 
     def stop(self) -> None:
         """End in order, within the grace period; a second call ends at once."""
-        if self._stopping:
-            log.warning("stopping at once: ticks that no store has taken yet are lost")
-            self._drain.cancel()
+        if self.pipeline.stopping:
+            log.warning("stopping at once: what no store has taken yet stays in the journal")
+            self.pipeline.cut()
             return
         log.info("stopping", grace_seconds=self._settings.grace_seconds)
-        self._stopping = True
-        self._drain.deadline = trio.current_time() + self._settings.grace_seconds
-        self.feed.stop()
+        self.pipeline.stop(self._settings.grace_seconds)
+
+    async def _until_settled(self, gap: int) -> None:
+        """Stop when this entry of the ledger has come to its end: another process may have settled it."""
+        settled = False
+        while not settled:
+            await trio.sleep(LOOK_SECONDS)
+            with suppress(JournalError):  # the ledger may be busy, or its disk slow
+                settled = await self.pipeline.keeper.is_settled(gap)
+        self.stop()
 
     async def _heed_signals(self, *, task_status: trio.TaskStatus[None]) -> None:
         asked = -math.inf
@@ -169,65 +203,64 @@ class Collector:
                     asked = trio.current_time()
                     self.stop()
 
-    async def _essential(self, run: Callable[[], Awaitable[None]]) -> None:
-        """Without this task there is no collector: its fault ends the process, but what was accepted is delivered."""
-        try:
-            await run()
-        except Exception as why:
-            log.exception("internal fault, the collector ends after delivering what it holds")
-            self._fault = self._fault or why
-            if not self._stopping:
-                self.stop()
-
-    async def _judge(self) -> None:
-        """Frames in, batches out. Whatever arrived while the last frames were judged is judged next."""
-        async with AsyncExitStack() as closing:
-            await closing.enter_async_context(self._frames)
-            for pump in self.pumps:
-                await closing.enter_async_context(pump.queue)
-            while True:
-                try:
-                    frames = await self._frames.receive_some(JUDGED_AT_ONCE)
-                except trio.EndOfChannel:
-                    return
-                after = self.validator.last_seq
-                ticks, refused = self.validator.judge(frames, trio.current_time())
-                self.rejects.enter(refused)
-                if ticks:
-                    batch = Batch(after, ticks, [encode(tick) for tick in ticks])
-                    for pump in self.pumps:
-                        pump.offer(batch)
-
     def _say_goodbye(self) -> None:
-        for pump in self.pumps:
+        for pump in self.pipeline.pumps:
             left = pump.snapshot()
-            if left.waiting_ticks:
-                log.error("ticks were not delivered", store=left.name, ticks=left.waiting_ticks, why=left.last_error)
-        log.info("collector stopped", accepted=self.validator.accepted)
+            kept = self.pipeline.pending(left.cursor)[0]
+            if kept:
+                log.warning(
+                    "ticks wait in the journal for the next run", store=left.name, ticks=kept, why=left.last_error
+                )
+            if left.waiting_ticks > kept:
+                log.error(
+                    "ticks are lost with this process: they were in memory only, for the journal failed",
+                    store=left.name,
+                    ticks=left.waiting_ticks - kept,
+                    why=left.last_error,
+                )
+        log.info("collector stopped", accepted=self.pipeline.validator.accepted)
 
     def state(self) -> State:
         """Everything, now."""
         now_ms = wall_ms()
+        pipeline = self.pipeline
         return State(
             at_ms=now_ms,
             started_ms=self._started_ms,
             version=__version__,
             collector=self._settings.collector_id,
             simulated=self._settings.simulated,
-            stopping=self._stopping,
-            feed=self.feed.snapshot(),
-            validator=self.validator.snapshot(self._sessions),
-            rejects=self.rejects.snapshot(),
-            sinks=tuple(pump.snapshot() for pump in self.pumps),
+            stopping=pipeline.stopping,
+            feed=pipeline.feed_snapshot(),
+            validator=pipeline.validator.snapshot(self._sessions),
+            rejects=pipeline.rejects.snapshot(),
+            journal=pipeline.keeper.snapshot(),
+            gaps=pipeline.gaps(),
+            filler=self.filler.snapshot(),
+            sinks=tuple(pump.snapshot() for pump in pipeline.pumps),
             retention=self.retention.snapshot(),
-            watchers=tuple(w.snapshot() for w in (*self._pump_watchers, *self._watchers)),
+            watchers=tuple(w.snapshot() for w in (*pipeline.watchers, *self._watchers)),
         )
 
 
-def _sinks(settings: Settings) -> list[Sink]:
-    collector = settings.collector_id
+async def fill_alone(settings: Settings, operational: Operational, gap: int) -> None:
+    """Without a collector: fill this entry of the ledger, and whichever is older, and deliver it to all stores.
+
+    Raises JournalHeld if a collector runs, JournalError, InternalFault.
+    """
+    quiet = attrs.evolve(settings.http, host="127.0.0.1", port=0)
+    settings = attrs.evolve(settings, http=quiet, grace_seconds=max(settings.grace_seconds, ALONE_GRACE_SECONDS))
+    await Collector(settings, operational, only=gap).run()
+
+
+def _upstream(settings: Settings, dial: Dial) -> Upstream:
+    return Upstream(urls=settings.ws_urls, key=settings.api_key, dial=dial, frames_max_bytes=settings.frames_max_bytes)
+
+
+def _sinks(settings: Settings, identity: Identity) -> list[Sink]:
+    live_max_age = settings.nats_live_max_age_seconds
     return [
-        TimescaleSink(settings.timescale_dsn, collector, settings.tenant_id, now_ms=wall_ms),
-        NatsSink(settings.nats, collector, live_max_age_seconds=settings.nats_live_max_age_seconds, now_ms=wall_ms),
-        KafkaSink(settings.kafka, collector),
+        TimescaleSink(settings.timescale_dsn, identity, settings.tenant_id, now_ms=wall_ms),
+        NatsSink(settings.nats, identity.collector, live_max_age_seconds=live_max_age, now_ms=wall_ms),
+        KafkaSink(settings.kafka, identity),
     ]

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +14,7 @@ import trio
 
 from tests.waiting import PATIENCE_SECONDS, until
 
+ROOT: Final = Path(__file__).parents[1]
 KEY: Final = "test-key-8d1f"
 
 
@@ -53,9 +54,12 @@ class Running:
         """One store's part of /state."""
         return next(s for s in (await self.state())["sinks"] if s["name"] == name)
 
-    async def until_state(self, told: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+    async def until_state(
+        self, told: Callable[[dict[str, Any]], object], seconds: float = PATIENCE_SECONDS
+    ) -> dict[str, Any]:
         """Ask for /state until it satisfies."""
-        with trio.move_on_after(PATIENCE_SECONDS):
+        state: dict[str, Any] = {}
+        with trio.move_on_after(seconds):
             while True:
                 state = await self.state()
                 if told(state):
@@ -114,14 +118,16 @@ def environment(base: Mapping[str, str], *, ws_url: str, dsn: str, nats_url: str
 
 
 @asynccontextmanager
-async def collector(env: Mapping[str, str], log_path: Path, *command: str) -> AsyncIterator[Running]:
+async def collector(
+    env: Mapping[str, str], log_path: Path, *command: str, module: str = "polygon_live"
+) -> AsyncIterator[Running]:
     """``polygon-live run``, or another command, in a process of its own; killed at the end of the block if it still
     runs.
     """
     with log_path.open("ab") as log:
         begins = log.tell()
         process = await trio.lowlevel.open_process(
-            [sys.executable, "-W", "error::ResourceWarning", "-m", "polygon_live", *(command or ("run",))],
+            [sys.executable, "-W", "error::ResourceWarning", "-m", module, *(command or ("run",))],
             env=env,
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -137,3 +143,8 @@ async def collector(env: Mapping[str, str], log_path: Path, *command: str) -> As
             if process.poll() is None:
                 process.kill()
                 await process.wait()
+
+
+def never_closing(env: Mapping[str, str], log_path: Path) -> AbstractAsyncContextManager[Running]:
+    """``polygon-live run`` in a market that is always open, and with a feed that comes back soon."""
+    return collector({**env, "PYTHONPATH": str(ROOT)}, log_path, module="tests.never_closing")

@@ -13,6 +13,7 @@ from psycopg import sql
 from polygon_live.embedded import Broker, Nats, Postgres
 from tests import hypertables, servers
 from tests.engines.timescale import Timescale
+from tests.journaling import in_memory
 from tests.place import Place
 
 collect_ignore = [] if "server" in hypertables.places("timescale") else ["test_hypertable_server.py"]
@@ -125,6 +126,13 @@ def own_broker(tmp_path: Path) -> Iterator[Callable[..., Broker]]:
     """Call it for a Kafka-compatible broker (0.03 s each)."""
     with servers.servers(Broker, tmp_path) as make:
         yield make
+
+
+@pytest.fixture
+def memory() -> Iterator[Path]:
+    """A folder that does not wait for a disk."""
+    with in_memory() as folder:
+        yield Path(folder)
 
 
 @pytest.fixture

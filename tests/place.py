@@ -10,12 +10,15 @@ from typing import Any, Final
 import attrs
 import trio
 
+from polygon_live.config import NatsAccess, Secret
 from polygon_live.embedded import Broker, EmbeddedServer, Nats, Postgres
-from polygon_live.model import FOURTEEN_SYMBOLS, pair_of
+from polygon_live.engines.nats import create_stream
+from polygon_live.model import FOURTEEN_SYMBOLS, canonical_symbol, pair_of
 from polygon_live.standin import StandIn
 from polygon_live.wire import Quote
 from tests import reading
 from tests.collecting import Running, collector, environment
+from tests.comparing import COLLECTOR
 from tests.engines.kafka import Kafka
 
 STORES: Final = ("timescale", "nats", "kafka")
@@ -48,6 +51,19 @@ class Place:
         )
         return collector(env | more, self.log_path)
 
+    @property
+    def journal_dir(self) -> Path:
+        """Of the collector that has the default name."""
+        return Path(self.base["HOME"]) / "data" / "journal" / COLLECTOR
+
+    def journal(self) -> list[dict[str, Any]]:
+        """What was accepted. No collector may run."""
+        return reading.in_journal(self.journal_dir)
+
+    def ledger(self) -> list[dict[str, Any]]:
+        """The gaps."""
+        return reading.in_ledger(self.journal_dir)
+
     def rows(self) -> list[dict[str, Any]]:
         return reading.in_database(self.postgres.dsn)
 
@@ -68,6 +84,11 @@ class Flow:
     def sent(self) -> int:
         return len(self.quotes)
 
+    @property
+    def latest(self) -> dict[str, tuple[int, float]]:
+        """Time and bid of each symbol's last one."""
+        return {canonical_symbol(quote.p): (quote.t, quote.b) for quote in self.quotes[-14:]}
+
     def _make(self) -> Iterator[Quote]:
         for n in count():
             bid = 1.1 + n % 89 / 1e5
@@ -83,6 +104,11 @@ class Flow:
         while True:
             self.send(20)
             await trio.sleep(20 / per_second)
+
+
+async def with_stream(place: Place) -> None:
+    """From now on a stream keeps the ticks."""
+    await create_stream(NatsAccess((Secret(place.nats.url),)))
 
 
 def now_ms() -> int:

@@ -1,8 +1,12 @@
 """What the stores hold, read by clients that share nothing with the collector's own."""
 
+import gc
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import sqlite3
+import warnings
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,20 +26,57 @@ def in_database(dsn: str) -> list[dict[str, Any]]:
         return connection.execute("select * from market_ticks order by seq").fetchall()
 
 
+def in_journal(folder: Path) -> list[dict[str, Any]]:
+    """Every tick of a journal that no collector has open, in ``seq`` order."""
+    ticks: list[dict[str, Any]] = []
+    for segment in sorted(folder.glob("journal-*.db")):
+        with closing(sqlite3.connect(segment)) as connection:
+            for (payloads,) in connection.execute("select payloads from batches order by last"):
+                ticks += [json.loads(line) for line in payloads.split(b"\n")]
+    return ticks
+
+
+def in_ledger(folder: Path) -> list[dict[str, Any]]:
+    """Every entry of the gap ledger."""
+    with closing(sqlite3.connect(folder / "ledger.db")) as connection:
+        connection.row_factory = sqlite3.Row
+        return [dict(row) for row in connection.execute("select * from gaps order by id")]
+
+
 def in_archive(brokers: str, topic: str = TOPIC) -> list[Any]:
-    """Every record of the topic, in the order of each partition."""
-    addresses = brokers.split(",")
-    consumer = KafkaConsumer(bootstrap_servers=addresses, auto_offset_reset="earliest", enable_auto_commit=False)
+    """Every committed record of the topic, in the order of each partition."""
     try:
+        return _in_archive(brokers, topic)
+    finally:
+        with warnings.catch_warnings():  # on a busy machine the client leaves a socket to the garbage collector
+            warnings.simplefilter("ignore", ResourceWarning)
+            gc.collect()
+
+
+def _in_archive(brokers: str, topic: str) -> list[Any]:
+    with _consumer(brokers, "read_uncommitted") as consumer:  # an answered commit may not have left its marks yet
         partitions = [TopicPartition(topic, n) for n in sorted(consumer.partitions_for_topic(topic) or ())]
+        ends = consumer.end_offsets(partitions)
+    with _consumer(brokers, "read_committed") as consumer:
         consumer.assign(partitions)
         consumer.seek_to_beginning(*partitions)
-        ends = consumer.end_offsets(partitions)
         records: list[Any] = []
         while any(consumer.position(p) < ends[p] for p in partitions):
             for found in consumer.poll(timeout_ms=200).values():
                 records += found
         return records
+
+
+@contextmanager
+def _consumer(brokers: str, isolation: str) -> Iterator[KafkaConsumer]:
+    consumer = KafkaConsumer(
+        bootstrap_servers=brokers.split(","),
+        auto_offset_reset="earliest",
+        enable_auto_commit=False,
+        isolation_level=isolation,
+    )
+    try:
+        yield consumer
     finally:
         consumer.close()
 

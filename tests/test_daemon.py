@@ -1,7 +1,9 @@
 """The whole collector as a process, between a stand-in Polygon on a real socket and three real stores."""
 
 import json
+import shutil
 import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,8 @@ from polygon_live.wire import Quote
 from tests import reading
 from tests.collecting import KEY, collector
 from tests.comparing import archive_agrees, messages_agree, table_agrees, ticks_of
-from tests.place import STORES, Flow, Place, now_ms
+from tests.engines.nats import in_stream
+from tests.place import STORES, Flow, Place, now_ms, with_stream
 from tests.waiting import in_thread, until
 
 pytestmark = pytest.mark.engine
@@ -91,7 +94,7 @@ async def test_a_server_stopped_under_load_and_returned_costs_the_others_nothing
         if name != "kafka":
             assert seqs(await in_thread(place.records)) == [row["seq"] for row in rows]
         for sink in state["sinks"]:
-            assert sink["dropped"] == 0
+            assert sink["lost"] == 0
             assert sink["waiting_ticks"] == 0
 
 
@@ -130,9 +133,8 @@ async def test_it_starts_without_any_store_says_so_and_delivers_when_they_come(a
         assert (await running.get("/health/live")).status_code == 200
         flow.send(700)
         await running.until_health(503, *STORES)
-        state = await running.state()
+        state = await running.until_state(lambda state: all(s["last_error"] for s in state["sinks"]))
         assert {s["name"]: s["waiting_ticks"] for s in state["sinks"]} == dict.fromkeys(STORES, 700)
-        assert all(s["last_error"] for s in state["sinks"])
         for name in STORES:
             await in_thread(place.server(name).start)
         await running.until_delivered(700)
@@ -141,24 +143,64 @@ async def test_it_starts_without_any_store_says_so_and_delivers_when_they_come(a
         assert len(await in_thread(place.records)) == 700
 
 
-async def test_a_store_that_stays_away_loses_what_does_not_fit_counted_and_said(absent_place: Place) -> None:
+@pytest.mark.parametrize("name", STORES)
+async def test_a_store_that_stays_away_for_longer_than_the_memory_lasts_misses_nothing(
+    absent_place: Place, name: str
+) -> None:
     place = absent_place
-    for name in ("timescale", "kafka"):
-        await in_thread(place.server(name).start)
+    others = [other for other in STORES if other != name]
+    for other in others:
+        await in_thread(place.server(other).start)
     standin = StandIn(key=KEY)
     flow = Flow(standin)
     async with place.collecting(standin, POLYGON_LIVE_SINK_QUEUE_TICKS="1000") as running:
         for _ in range(50):
             flow.send(100)
-            await running.until_delivered(flow.sent, "timescale", "kafka")
-        await running.until_health(503, "nats")
-        nats = await running.sink("nats")
-        assert nats["dropped"] > 3000
-        assert nats["dropped"] + nats["waiting_ticks"] == 5000
-        await running.until_health(503, "nats has lost")
-        assert running.events("queue full: ticks are being dropped for this store")
-        await in_thread(place.nats.start)
-        await running.until_delivered(5000 - nats["dropped"], "nats")
+            await running.until_delivered(flow.sent, *others)
+        await running.until_health(503, f"{name} is down")
+        assert (await running.sink(name))["waiting_ticks"] == 5000
+        await in_thread(place.server(name).start)
+        state = await running.until_delivered(5000)
+        await running.until_health(200)
+        assert not any(sink["lost"] for sink in state["sinks"])
+        rows, records = await in_thread(place.rows), await in_thread(place.records)
+    ticks = ticks_of(flow.quotes, rows[0]["seq"])
+    table_agrees(rows, ticks)
+    archive_agrees(records, ticks, rows)
+
+
+async def test_what_the_journal_has_no_room_for_is_given_up_for_this_store_alone_and_told(absent_place: Place) -> None:
+    place = absent_place
+    for name in ("nats", "kafka"):
+        await in_thread(place.server(name).start)
+    standin = StandIn(key=KEY)
+    flow = Flow(standin)
+    small = {"POLYGON_LIVE_SINK_QUEUE_TICKS": "1000", "POLYGON_LIVE_JOURNAL_MAX_BYTES": str(2**20)}
+    async with place.collecting(standin, **small) as running:
+        for _ in range(30):
+            flow.send(300)
+            await running.until_delivered(flow.sent, "nats", "kafka")
+        body = await running.until_health(503, "gave up", "timescale is down")
+        assert not any(name in "\n".join(body["reasons"]) for name in ("nats", "kafka"))
+        await in_thread(place.postgres.start)
+        state = await running.until_state(lambda state: told(state, "timescale")["waiting_ticks"] == 0)
+        lost = told(state, "timescale")["lost"]
+        assert lost > 0
+        assert told(state, "timescale")["delivered"] + lost == flow.sent
+        assert "timescale lacks" in "\n".join((await running.get("/health")).json()["reasons"])
+        gaps = (await running.get("/gaps")).json()["gaps"]
+        rows, records = await in_thread(place.rows), await in_thread(place.records)
+    assert {(gap["cause"], gap["store"], gap["state"]) for gap in gaps} == {("given_up", "timescale", "open")}
+    assert seqs(records) == [*range(seqs(records)[0], seqs(records)[0] + flow.sent)]
+    missing = set(seqs(records)) - {row["seq"] for row in rows}
+    assert len(missing) == lost
+    # What was still in memory when the journal gave it up is told, and was delivered all the same.
+    assert missing <= {seq for gap in gaps for seq in range(gap["first_seq"], gap["last_seq"] + 1)}
+
+
+def told(state: dict[str, Any], store: str) -> dict[str, Any]:
+    """This store's part of /state."""
+    return next(sink for sink in state["sinks"] if sink["name"] == store)
 
 
 async def test_sigterm_delivers_what_is_held_and_says_goodbye(place: Place) -> None:
@@ -191,9 +233,12 @@ async def test_sigterm_is_heeded_from_the_first_line_of_the_log(absent_place: Pl
 
 
 @pytest.mark.parametrize("name", STORES)
-async def test_it_ends_by_itself_though_a_server_hangs(place: Place, name: str) -> None:
+async def test_it_ends_by_itself_though_a_server_hangs_and_the_next_run_delivers_the_rest(
+    place: Place, name: str
+) -> None:
     standin = StandIn(key=KEY)
     flow = Flow(standin)
+    await with_stream(place)
     async with place.collecting(standin) as running, trio.open_nursery() as nursery:
         nursery.start_soon(flow.run)
         await running.until_delivered(500)
@@ -204,9 +249,41 @@ async def test_it_ends_by_itself_though_a_server_hangs(place: Place, name: str) 
         running.signal(signal.SIGTERM)
         assert await running.ended() == 0
         nursery.cancel_scope.cancel()
-        assert [e["store"] for e in running.events("ticks were not delivered")] == [name]
+        assert [e["store"] for e in running.events("ticks wait in the journal for the next run")] == [name]
         assert running.said.rstrip().splitlines()[-1].count('"collector stopped"') == 1
         assert "Traceback" not in running.said
+    ticks = await in_thread(place.journal)
+    assert len(ticks) == running.events("collector stopped")[0]["accepted"]
+    await in_thread(place.server(name).resume)
+    async with place.collecting(standin) as running:
+        await running.until_state(lambda state: all(s["connected"] and not s["waiting_ticks"] for s in state["sinks"]))
+        rows, records = await in_thread(place.rows), await in_thread(place.records)
+    table_agrees(rows, ticks)
+    archive_agrees(records, ticks, rows)
+    messages_agree(await in_stream(place.nats.url), ticks, rows, may_wait=True)
+
+
+async def test_a_store_that_is_away_when_it_starts_gets_what_was_accepted_before_and_since(place: Place) -> None:
+    standin = StandIn(key=KEY)
+    flow = Flow(standin)
+    async with place.collecting(standin) as running:
+        await in_thread(place.postgres.kill)
+        flow.send(1000)
+        await running.until_delivered(1000, "nats", "kafka")
+        running.signal(signal.SIGKILL)
+        await running.ended()
+    async with place.collecting(standin) as running:
+        flow.send(1000)
+        await running.until_delivered(1000, "nats", "kafka")
+        await in_thread(place.postgres.start)
+        await running.until_state(lambda state: all(s["connected"] and not s["waiting_ticks"] for s in state["sinks"]))
+        running.signal(signal.SIGTERM)
+        assert await running.ended() == 0
+        rows, records = await in_thread(place.rows), await in_thread(place.records)
+    ticks = await in_thread(place.journal)
+    assert len(ticks) == flow.sent
+    table_agrees(rows, ticks)
+    archive_agrees(records, ticks, rows)
 
 
 async def test_a_second_signal_ends_it_outright(place: Place) -> None:
@@ -221,7 +298,7 @@ async def test_a_second_signal_ends_it_outright(place: Place) -> None:
         assert (await running.get("/health")).status_code == 503
         running.signal(signal.SIGINT)
         assert await running.ended() == 0
-        assert running.events("stopping at once: ticks that no store has taken yet are lost")
+        assert running.events("stopping at once: what no store has taken yet stays in the journal")
 
 
 async def test_the_echo_of_a_signal_is_not_a_second_one(place: Place) -> None:
@@ -238,33 +315,62 @@ async def test_the_echo_of_a_signal_is_not_a_second_one(place: Place) -> None:
         await running.state()
         await in_thread(place.postgres.resume)
         assert await running.ended() == 0
-        assert not running.events("stopping at once: ticks that no store has taken yet are lost")
+        assert not running.events("stopping at once: what no store has taken yet stays in the journal")
         assert len(await in_thread(place.rows)) == 100
 
 
-async def test_after_kill_9_the_next_run_goes_on_with_new_numbers(place: Place) -> None:
+async def test_kill_9_costs_nothing_that_was_accepted(place: Place) -> None:
     standin = StandIn(key=KEY)
     flow = Flow(standin)
+    await with_stream(place)
     async with trio.open_nursery() as nursery:
         async with place.collecting(standin) as running:
-            nursery.start_soon(flow.run)
+            nursery.start_soon(flow.run, 2000)
             await running.until_delivered(1000)
             running.signal(signal.SIGKILL)
             await running.ended()
-        first = await in_thread(place.rows)
+        first = await in_thread(place.journal)
         async with place.collecting(standin) as running:
             await running.until_delivered(1000)
             running.signal(signal.SIGTERM)
             assert await running.ended() == 0
             accepted = running.events("collector stopped")[-1]["accepted"]
         nursery.cancel_scope.cancel()
-    rows = await in_thread(place.rows)
-    assert len(rows) == len({row["seq"] for row in rows}) == len(first) + accepted
-    second = rows[len(first) :]
-    assert second[0]["seq"] > first[-1]["seq"]
-    stored = seqs(await in_thread(place.records))
-    assert len(stored) == len(set(stored))
-    assert {row["seq"] for row in second} <= set(stored)
+    ticks, rows = await in_thread(place.journal), await in_thread(place.rows)
+    assert ticks[: len(first)] == first
+    assert len(ticks) == len(first) + accepted
+    table_agrees(rows, ticks)
+    archive_agrees(await in_thread(place.records), ticks, rows)
+    messages_agree(await in_stream(place.nats.url), ticks, rows, may_wait=True)
+
+
+async def test_a_database_that_is_restored_from_a_backup_is_caught_up(place: Place) -> None:
+    standin = StandIn(key=KEY)
+    flow = Flow(standin)
+    postgres, backup = place.postgres, place.log_path.parent / "backup"
+    async with place.collecting(standin) as running:
+        flow.send(1000)
+        await running.until_delivered(1000)
+        await in_thread(postgres.stop)
+        await in_thread(lambda: subprocess.run(["cp", "-a", postgres.data, backup], check=True))
+        await in_thread(postgres.start)
+        flow.send(1000)
+        await running.until_delivered(2000)
+        await in_thread(postgres.stop)
+        await in_thread(lambda: shutil.rmtree(postgres.data))
+        await in_thread(lambda: backup.rename(postgres.data))
+        await in_thread(postgres.start)
+        flow.send(1000)
+        state = await running.until_state(
+            lambda state: told(state, "timescale")["fell_behind"] and told(state, "timescale")["waiting_ticks"] == 0
+        )
+        assert state["validator"]["accepted"] == 3000
+        await running.until_delivered(3000, "kafka")
+        assert not any(sink["lost"] for sink in state["sinks"])
+        rows, records = await in_thread(place.rows), await in_thread(place.records)
+    ticks = ticks_of(flow.quotes, rows[0]["seq"])
+    table_agrees(rows, ticks)
+    archive_agrees(records, ticks, rows)
 
 
 async def test_bad_input_is_kept_with_its_reason_and_costs_nothing_else(place: Place) -> None:

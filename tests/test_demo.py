@@ -65,7 +65,7 @@ async def test_the_demo_works_as_it_says_and_leaves_nothing_running(env: dict[st
         async with reading.listening(nats) as listener:
             before = (await running.state())["validator"]["accepted"]
             state = await running.until_delivered(before + 1000)
-            upto = min(sink["last_seq"] for sink in state["sinks"])
+            upto = min(sink["cursor"] for sink in state["sinks"])
             await until(lambda: listener.heard and listener.heard[-1][1]["seq"] >= upto)
             heard = {tick["seq"]: tick for _, tick in listener.heard if tick["seq"] <= upto}
         rows = await trio.to_thread.run_sync(reading.in_database, dsn)

@@ -61,7 +61,7 @@ async def test_real_ticks_arrive_complete_in_order_and_exact_though_a_broker_and
             await in_thread(node.start)
             await in_thread(brokers[1].start)
             state = await running.until_delivered(len(quotes))
-            assert all(sink["dropped"] == sink["set_aside"] == 0 for sink in state["sinks"])
+            assert all(sink["lost"] == sink["set_aside"] == 0 for sink in state["sinks"])
             about = {sink["name"]: sink["about"] for sink in state["sinks"]}
             assert "TimescaleDB" in about["timescale"]["edition"]
             assert about["nats"]["mode"] == "jetstream"

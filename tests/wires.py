@@ -23,8 +23,9 @@ class Ends:
 class Wire:
     """Carries any number of connections to a port of this machine. Override what is to go otherwise."""
 
-    def __init__(self, port: int) -> None:
-        self._port = port
+    def __init__(self, port: int = 0) -> None:
+        """``port`` may be told later: before the first connection."""
+        self.port = port
 
     @asynccontextmanager
     async def laid(self) -> AsyncIterator[int]:
@@ -50,7 +51,7 @@ class Wire:
         async with client:
             await self.passable()
             with suppress(OSError):  # nobody is there, and that is what the client gets to know
-                server = await trio.open_tcp_stream("127.0.0.1", self._port)
+                server = await trio.open_tcp_stream("127.0.0.1", self.port)
                 async with server, trio.open_nursery() as nursery:
                     ends = Ends(client, server)
                     nursery.start_soon(_carry, client, partial(self.up, ends=ends), nursery.cancel_scope)

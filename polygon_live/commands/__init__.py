@@ -1,6 +1,7 @@
-"""The command line: ``polygon-live run | demo | simulate``.
+"""The command line: ``polygon-live run | demo | simulate | gaps | backfill | replay``.
 
-Exit codes, fixed: 0 clean stop, 2 usage, 70 an internal fault, 78 the configuration can't be used.
+Exit codes, fixed: 0 clean stop, 1 what was asked for was not done, 2 usage, 70 an internal fault, 74 the journal, 78
+the configuration can't be used.
 """
 
 import sys
@@ -10,12 +11,16 @@ from typing import Final
 import click
 
 from polygon_live import __version__
+from polygon_live.commands.backfill import backfill
 from polygon_live.commands.demo import demo
+from polygon_live.commands.gaps import gaps
+from polygon_live.commands.replay import replay
 from polygon_live.commands.run import run
 from polygon_live.commands.simulate import simulate
-from polygon_live.errors import ConfigurationError, PolygonLiveError
+from polygon_live.errors import ConfigurationError, JournalError, PolygonLiveError
 
 INTERNAL: Final = 70
+JOURNAL: Final = 74
 CONFIGURATION: Final = 78
 
 
@@ -28,6 +33,9 @@ def cli() -> None:
 cli.add_command(run)
 cli.add_command(demo)
 cli.add_command(simulate)
+cli.add_command(gaps)
+cli.add_command(backfill)
+cli.add_command(replay)
 
 
 def main() -> None:
@@ -49,6 +57,9 @@ def _told(reasons: Sequence[BaseException]) -> int:
             for fault in reason.faults:
                 click.echo(f"  - {fault}", err=True)
             return CONFIGURATION
+        if isinstance(reason, JournalError):
+            click.echo(f"polygon-live can't use its journal: {reason}", err=True)
+            return JOURNAL
     click.echo(f"polygon-live ended: {reasons[0]}", err=True)
     return INTERNAL
 

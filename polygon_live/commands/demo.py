@@ -20,7 +20,7 @@ import structlog
 import trio
 
 from polygon_live import logs
-from polygon_live.calendar import always_open
+from polygon_live.calendar import all_of_it, always_open
 from polygon_live.commands.signals import ended_by_signal
 from polygon_live.config import PREFIX, Operational, Settings, data_dir_from, settings_from
 from polygon_live.daemon import Collector
@@ -28,14 +28,17 @@ from polygon_live.embedded import Broker, EmbeddedServer, Nats, Postgres, sole_o
 from polygon_live.engines.kafka import trim_topic
 from polygon_live.engines.nats import create_stream
 from polygon_live.errors import ConfigurationError, StoreError
-from polygon_live.standin import StandIn
+from polygon_live.standin import RestStandIn, StandIn
 from polygon_live.standin.market import random_walk
 
 ARCHIVE_KEEPS: Final = 20_000
 TRIM_AFTER: Final = 12_000
 """The demo's broker holds everything in memory and rewrites one file every second: its archive can't be kept for
 ever. A real Kafka is never trimmed."""
-OURS: Final = ("POLYGON_API_KEY", *(PREFIX + n for n in ("WS_URLS", "TIMESCALE_DSN", "NATS_URLS", "KAFKA_BROKERS")))
+OURS: Final = (
+    "POLYGON_API_KEY",
+    *(PREFIX + n for n in ("WS_URLS", "REST_URL", "TIMESCALE_DSN", "NATS_URLS", "KAFKA_BROKERS")),
+)
 THEIRS: Final = tuple(PREFIX + n for n in ("KAFKA_", "NATS_CREDS", "NATS_CA"))
 """What these begin with is meant for real servers, and would keep us from our own."""
 
@@ -59,16 +62,24 @@ async def _demo(ticks_per_second: float) -> None:
     with sole_owner(folder):
         postgres, nats, broker = Postgres(folder / "postgres"), Nats(folder / "nats"), Broker(folder / "broker")
 
-        def settings_on(ws_url: str) -> Settings:
-            addresses = (key, ws_url, postgres.dsn, nats.url, broker.address)
-            return _settings(dict(zip(OURS, addresses, strict=True)))
+        def settings_on(ws_url: str, rest_url: str) -> Settings:
+            addresses = (key, ws_url, rest_url, postgres.dsn, nats.url, broker.address)
+            return _settings(dict(zip(OURS, addresses, strict=True)), folder)
 
-        async with ended_by_signal(), standin.listening() as ws_url, AsyncExitStack() as servers:
-            settings = settings_on(ws_url)  # what is wrong with the user's part is told before anything is started
+        rest = RestStandIn(standin.history, key=key)
+        async with (
+            ended_by_signal(),
+            standin.listening() as ws_url,
+            rest.listening() as rest_url,
+            AsyncExitStack() as servers,
+        ):
+            settings = settings_on(
+                ws_url, rest_url
+            )  # what is wrong with the user's part is told before anything is started
             logs.configure(settings.log_level, settings.log_format, settings.secrets())
             await servers.enter_async_context(_running(postgres, nats, broker))
-            settings = settings_on(ws_url)  # now the ports are final
-            collector = Collector(settings, Operational(), sessions=always_open)
+            settings = settings_on(ws_url, rest_url)  # now the ports are final
+            collector = Collector(settings, Operational(), sessions=always_open, stretches=all_of_it)
             await create_stream(settings.nats)
             click.echo(_where_to_look(collector.address, settings, folder), err=True)
             async with trio.open_nursery() as nursery:
@@ -102,11 +113,11 @@ def _where_to_look(status: str, settings: Settings, folder: Path) -> str:
 Ctrl-C ends everything in order."""
 
 
-def _settings(ours: Mapping[str, str]) -> Settings:
+def _settings(ours: Mapping[str, str], folder: Path) -> Settings:
     """What the user's environment says of everything but the key, the addresses, and how to be let in there."""
     theirs = {n: v for n, v in os.environ.items() if n.removesuffix("_FILE") not in OURS}
     theirs = {n: v for n, v in theirs.items() if not n.startswith(THEIRS)}
-    return attrs.evolve(settings_from({**theirs, **ours}), simulated=True)
+    return attrs.evolve(settings_from({**theirs, **ours}), data_dir=folder, simulated=True)
 
 
 @asynccontextmanager

@@ -13,7 +13,7 @@ import trio
 from polygon_live import logs
 from polygon_live.commands.signals import ended_by_signal
 from polygon_live.model import pair_of
-from polygon_live.standin import StandIn
+from polygon_live.standin import RestStandIn, StandIn
 from polygon_live.standin.faults import ENDINGS, bad_frames, odd_frames
 from polygon_live.standin.market import EXCHANGE, INSTRUMENTS, random_walk, real_ticks, replay
 from polygon_live.wire import Quote
@@ -42,6 +42,11 @@ FAULTS: Final = sorted([*ENDINGS, *_frames()])
 @click.command(epilog=f"Faults: {', '.join(FAULTS)}.")
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", default=8765, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
+@click.option(
+    "--rest-port",
+    type=click.IntRange(0, 65535),
+    help="For past quotes, those that nobody heard among them; not given: the one above --port.",
+)
 @click.option("--key", default=KEY, show_default=True, help="The key to accept. Any made-up word; never a real key.")
 @click.option("--ticks-per-second", default=20.0, show_default=True, type=click.FloatRange(min=0.001))
 @click.option(
@@ -56,20 +61,31 @@ FAULTS: Final = sorted([*ENDINGS, *_frames()])
     "--every", default=30.0, show_default=True, type=click.FloatRange(min=0.1), help="Seconds between faults."
 )
 def simulate(
-    host: str, port: int, key: str, ticks_per_second: float, file: Path | None, faults: Sequence[str], every: float
+    *,
+    host: str,
+    port: int,
+    rest_port: int | None,
+    key: str,
+    ticks_per_second: float,
+    file: Path | None,
+    faults: Sequence[str],
+    every: float,
 ) -> None:
     """A simulated Polygon: all fourteen symbols on a random walk, in a market that never closes.
 
-    Point a collector at it with POLYGON_LIVE_WS_URLS and POLYGON_API_KEY.
+    Point a collector at it with POLYGON_LIVE_WS_URLS, POLYGON_LIVE_REST_URL and POLYGON_API_KEY.
     """
     logs.configure("info", "auto", ())
     if file:
         real_ticks(file, _now_ms())  # what is wrong with it is told at once, not when somebody subscribes
     standin = StandIn(key=key)
+    if rest_port is None:
+        rest_port = port + 1 if 0 < port < 65535 else 0
 
     async def serve() -> None:
-        async with ended_by_signal(), standin.listening(host, port) as url:
-            click.echo(f"SIMULATED market at {url}, key {key!r}. Ctrl-C ends it.", err=True)
+        rest = RestStandIn(standin.history, key=key)
+        async with ended_by_signal(), standin.listening(host, port) as url, rest.listening(host, rest_port) as past:
+            click.echo(f"SIMULATED market at {url}, past quotes at {past}, key {key!r}. Ctrl-C ends it.", err=True)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_carry_out, standin, faults, every)
                 if file:

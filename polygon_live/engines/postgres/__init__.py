@@ -2,26 +2,42 @@
 
 ``connection`` owns the thread and the time limits, ``errors`` the table of SQLSTATEs, ``schema`` the set-up and the
 adoption of a table that is there, ``storage`` how three days are kept: by native ``partitions``, or by a ``hypertable``
-where the ``extension`` is TimescaleDB, with its ``policies``; ``columns`` and ``ticks`` the copy, ``rejects`` the side
-table.
+where the ``extension`` is TimescaleDB, with its ``policies``; ``columns`` and ``ticks`` the copy, ``cursors`` how far
+it has come and whose it is, ``rejects`` and ``gaps`` the side tables, ``matching`` the question what the table has,
+``replay`` the way from the archive.
 """
 
-from polygon_live.engines.postgres.connection import Session, connected
+from polygon_live.engines.postgres.connection import Connection, Session, connected
+from polygon_live.engines.postgres.cursors import Cursor, Mark, claim, look, watched
+from polygon_live.engines.postgres.gaps import save_gaps
+from polygon_live.engines.postgres.matching import TableHolder
 from polygon_live.engines.postgres.rejects import insert_rejects
-from polygon_live.engines.postgres.schema import Layout, instant, set_up
+from polygon_live.engines.postgres.replay import Put, ReplayTable
+from polygon_live.engines.postgres.schema import Layout, instant, known_version, set_up
 from polygon_live.engines.postgres.storage import KEPT
 from polygon_live.engines.postgres.ticks import TickTable
 from polygon_live.engines.postgres.upkeep import Upkeep, keep_three_days
 
 __all__ = [
     "KEPT",
+    "Connection",
+    "Cursor",
     "Layout",
+    "Mark",
+    "Put",
+    "ReplayTable",
     "Session",
+    "TableHolder",
     "TickTable",
     "Upkeep",
+    "claim",
     "connected",
     "insert_rejects",
     "instant",
     "keep_three_days",
+    "known_version",
+    "look",
+    "save_gaps",
     "set_up",
+    "watched",
 ]
