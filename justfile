@@ -26,11 +26,32 @@ simulate *ARGS:
 
 # The tests, the quick ones first; arguments go to pytest (`-m "not engine and not fetched"` is the quick ones)
 test *ARGS:
-    @exec pytest --numprocesses auto --maxprocesses 4 --dist loadfile "$@"
+    @exec pytest --numprocesses 4 --dist loadfile "$@"
+
+# Chaos on real engines, the long form: `just chaos --kills 50 --seed 7`; without a seed, one at random
+chaos *ARGS:
+    @exec python -m tests.chaos "$@"
+
+# What the journal costs: alone, and the pipeline with it and without; one table each, ratios within one run
+bench *ARGS:
+    @python -m tests.bench.journal "$@"
+    @python -m tests.bench.pipeline
+
+# One store away while a million ticks pass, then back: [timescale|nats|kafka] [ticks] [ticks a second]
+bench-away *ARGS:
+    @exec python -m tests.bench.away "$@"
 
 # Fetch the engines that no Python package carries; the tests do it too, when they come to them
 engines:
     @exec python -m tests.engines
+
+# The collector in virtual time under faults drawn from seeds: SEEDS=10000 FROM=0, or SEED=17 to see one again
+sim *ARGS:
+    @exec python -m tests.simulation "$@"
+
+# Break the collector on purpose, one way after the other, and see that the simulation finds it
+sim-mutants *ARGS:
+    @exec python -m tests.simulation.mutants "$@"
 
 # Style, types and the direction of imports
 lint:
