@@ -190,11 +190,12 @@ def _silence(arrivals: Sequence[float], at: float) -> float:
 
 def _ledger(world: World) -> Iterator[str]:
     """An entry of the feed says nothing of a time in which its symbol's ticks were accepted. With a clock that is
-    behind, timestamps are doubted; of what a lost folder or a full journal had to let go, the times are not known any
-    more: then more is said than need be.
+    behind, timestamps are doubted; of what a lost folder, a full journal or a failing disk let go, the times are not
+    known any more: then more is said than need be.
     """
     plan = world.plan
-    vague = any(s.by_ms < 0 for s in plan.clock) or any(e.fresh for e in plan.ends) or plan.most_bytes < 2**30
+    vague = any(s.by_ms < 0 for s in plan.clock) or any(e.fresh for e in plan.ends) or bool(plan.disk)
+    vague = vague or plan.most_bytes < 2**30
     newest: dict[str, int] = {}
     in_order = set()
     for seq, one in sorted(world.record.accepted.items()):
