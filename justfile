@@ -26,7 +26,7 @@ simulate *ARGS:
 
 # The tests, the quick ones first; arguments go to pytest (`-m "not engine and not fetched"` is the quick ones)
 test *ARGS:
-    @exec pytest --numprocesses 4 --dist loadfile "$@"
+    @exec pytest --numprocesses 3 --dist loadfile "$@"
 
 # Chaos on real engines, the long form: `just chaos --kills 50 --seed 7`; without a seed, one at random
 chaos *ARGS:

@@ -7,7 +7,7 @@ import trio
 
 T = TypeVar("T")
 
-PATIENCE_SECONDS: Final = 90.0
+PATIENCE_SECONDS: Final = 200.0
 """A limit against hanging for ever, not a measure: the machine may be busy."""
 
 

@@ -120,7 +120,7 @@ def node(folder: Path, config: str) -> Iterator[Node]:
         made.stop()
 
 
-async def ask(url: str, work: Callable[[JetStreamContext], Awaitable[T]], seconds: float = 10) -> T:
+async def ask(url: str, work: Callable[[JetStreamContext], Awaitable[T]], seconds: float = 60.0) -> T:
     """Do something with JetStream at this node, over a connection for this alone. Raises StoreError."""
     access = NatsAccess((Secret(url),))
     client = NatsClient(access, "test", connect_seconds=5, publish_seconds=5)
@@ -167,7 +167,7 @@ class Kept(NamedTuple):
     """When the server took it."""
 
 
-async def kept(url: str, seconds: float = 10) -> list[Kept]:
+async def kept(url: str, seconds: float = 60.0) -> list[Kept]:
     """Everything that the stream keeps, in its order."""
 
     async def read(js: JetStreamContext) -> list[Kept]:
