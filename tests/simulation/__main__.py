@@ -10,17 +10,22 @@ from concurrent.futures import ProcessPoolExecutor
 
 import click
 
+from polygon_live.commands.progress import Progress
 from tests.simulation.run import Verdict, simulate
 
 AT_ONCE = 16
 """Seeds that a process takes together."""
+USAGE = "SEEDS=200, SEEDS=200 FROM=1000, or SEED=17 to see one again"
 NAMES = ("SEEDS", "FROM")
 
 
 def main(arguments: list[str]) -> int:
     """The exit code."""
     named = [a if "=" in a else f"{name}={a}" for a, name in zip(arguments, NAMES, strict=False)]
-    wanted = {name: int(number) for name, number in (a.split("=", 1) for a in named)}
+    wanted = {name: int(number) for name, _, number in (a.partition("=") for a in named) if number.isdecimal()}
+    if len(wanted) < len(arguments) or wanted.keys() - {*NAMES, "SEED", "FIRST"}:
+        click.echo(f"what is {' '.join(arguments)}? {USAGE}", err=True)
+        return 2
     if "SEED" in wanted:
         return _one(wanted["SEED"])
     return _many(wanted.get("FROM", 0), wanted.get("SEEDS", 200), stop=bool(wanted.get("FIRST")))
@@ -35,9 +40,11 @@ def _one(seed: int) -> int:
 
 def _many(first: int, count: int, *, stop: bool) -> int:
     began, failed, accepted = time.monotonic(), [], 0
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
-        for verdict in pool.map(simulate, range(first, first + count), chunksize=AT_ONCE):
+    with ProcessPoolExecutor(os.cpu_count()) as pool, Progress() as progress:
+        verdicts = pool.map(simulate, range(first, first + count), chunksize=1 if stop else AT_ONCE)
+        for number, verdict in enumerate(verdicts, start=1):
             accepted += verdict.accepted
+            progress.show("seeds", number, count)
             if verdict.broken:
                 failed.append(verdict.seed)
                 click.echo(verdict.story)

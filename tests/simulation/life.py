@@ -86,6 +86,8 @@ class Life(trio.abc.Instrument):
         fault: BaseException | None = None
         try:
             run_seeded(self._run, world.plan.seed * 64 + self.number, self)
+        except KeyboardInterrupt:
+            raise
         except BaseException as why:  # noqa: BLE001  # what a dead one still raises is nobody's business
             fault = why
         if self.alive:
