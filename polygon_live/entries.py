@@ -17,7 +17,7 @@ import trio
 from polygon_live.calling import Call
 from polygon_live.errors import JournalError
 from polygon_live.gap import EVERY_SYMBOL, Cause, Gap, State
-from polygon_live.journal import Hole, Ledger
+from polygon_live.journal import Aside, Hole, Ledger
 from polygon_live.model import Reject
 
 PATIENCE_SECONDS: Final = 2.0
@@ -28,20 +28,22 @@ log = structlog.get_logger()
 
 
 class Entries:
-    """``unwritten`` is what the ledger could not take yet."""
+    """``unwritten`` and ``unkept`` are the gaps and the ticks set aside that the ledger could not take yet."""
 
     def __init__(self, ledger: Ledger, call: Call, wall_ms: Callable[[], int]) -> None:
         self._ledger = ledger
         self._call = call
         self._wall_ms = wall_ms
         self.unwritten: tuple[Gap, ...] = ()
-        self._unkept: deque[Callable[[], None]] = deque(maxlen=MOST_UNKEPT)
+        self.unkept: deque[Aside] = deque(maxlen=MOST_UNKEPT)
         self._done: dict[Gap, Gap] = {}
         """Of what was unwritten a moment ago: as it is in the ledger. Touched by the journal's thread only."""
         self._lasting: dict[tuple[str, str, int], int] = {}
         """The ids of entries that last, by what does not change when they end. Touched by the journal's thread only."""
         self.counts: Mapping[tuple[Cause, State], int] = ledger.gap_counts()
-        """As of a moment ago."""
+        """As of a moment ago; so are the next two."""
+        self.unsettled_since_ms = ledger.unsettled_since_ms()
+        self.set_aside_counts: Mapping[str, int] = ledger.set_aside_counts()
 
     async def note(self, gaps: Sequence[Gap]) -> Sequence[Gap]:
         """Enter these, or change those that have an id; as they are then. What can't be written is kept and tried
@@ -59,11 +61,11 @@ class Entries:
             try:
                 written = await self._call(partial(self._write, self.unwritten))
                 self.unwritten = tuple(gap for gap in self.unwritten if gap not in written)
-                while self._unkept:
-                    aside = self._unkept[0]
-                    await self._call(aside)
-                    if self._unkept and self._unkept[0] is aside:  # nobody else was faster
-                        self._unkept.popleft()
+                while self.unkept:
+                    aside = self.unkept[0]
+                    await self._call(partial(self._keep, aside))
+                    if self.unkept and self.unkept[0] is aside:  # nobody else was faster
+                        self.unkept.popleft()
             except JournalError as why:
                 self._complain("gaps", len(self.unwritten), str(why))
         return written
@@ -82,7 +84,7 @@ class Entries:
             known = {number for number in ids.values() if number}
             self._lasting = {which: number for which, number in self._lasting.items() if number not in known}
             self._lasting.update({_which(gap): done[gap].id for gap in ids if gap.to_ms is None})
-        self.counts = ledger.gap_counts()
+        self.counts, self.unsettled_since_ms = ledger.gap_counts(), ledger.unsettled_since_ms()
         return dict(done)
 
     async def untold(self, store: str, holes: Sequence[Hole]) -> Sequence[Hole]:
@@ -102,16 +104,20 @@ class Entries:
     async def set_aside(self, reject: Reject, payload: bytes) -> None:
         """Keep a tick that a store refuses; in memory, if the ledger can't take it now."""
         sink, seq, symbol = reject.stage, reject.seq or 0, reject.symbol or ""
-        aside = partial(self._ledger.set_aside, sink, seq, symbol, reject.detail, payload, reject.received_ms)
+        aside = Aside(sink, seq, symbol, reject.detail, payload, reject.received_ms)
         why = f"it has not answered for {PATIENCE_SECONDS:g} s"
         try:
             with trio.move_on_after(PATIENCE_SECONDS):
-                await self._call(aside)
+                await self._call(partial(self._keep, aside))
                 return
         except JournalError as error:
             why = str(error)
-        self._unkept.append(aside)
-        self._complain("ticks set aside", len(self._unkept), why)
+        self.unkept.append(aside)
+        self._complain("ticks set aside", len(self.unkept), why)
+
+    def _keep(self, aside: Aside) -> None:
+        self._ledger.set_aside(aside)
+        self.set_aside_counts = self._ledger.set_aside_counts()
 
     def _complain(self, what: str, waiting: int, why: str) -> None:
         log.error("the ledger can't be written, trying again", of=what, waiting=waiting, why=why)
@@ -119,26 +125,6 @@ class Entries:
 
 def _which(gap: Gap) -> tuple[str, str, int]:
     return gap.symbol, gap.cause, gap.opened_ms
-
-
-def gaps_of(store: str, holes: Sequence[Hole], now_ms: int) -> list[Gap]:
-    """Holes in what one store gets, as entries of the ledger."""
-    return [
-        Gap(
-            0,
-            EVERY_SYMBOL,
-            hole.cause,
-            hole.from_ms if hole.from_ms is not None else now_ms,
-            hole.to_ms if hole.to_ms is not None else now_ms,
-            store=store,
-            detail=f"this store lacks what was accepted; where the archive has it: polygon-live replay --into {store}",
-            first_seq=hole.first,
-            last_seq=hole.last,
-            ticks=hole.ticks,
-            opened_ms=now_ms,
-        )
-        for hole in holes
-    ]
 
 
 def taken_over(store: str, whose: str, passed: tuple[int, int], now_ms: int) -> Gap:

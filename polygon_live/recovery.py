@@ -2,10 +2,14 @@
 
 Those ticks are gaps of the other stores. A store that answers soon after the start has its stretch copied back into the
 journal under its own numbers, before the first new batch, and the others get it from there; so does what the quarantine
-has, which one store refused and the others may lack. A store that answers later can only be told of in the ledger.
+has among it, which one store refused and the others may lack. A store that answers later can only be told of in the
+ledger.
+
+What is copied back has no hole: behind it, and not somewhere in it, begins what was lost. A tick of the quarantine that
+stands alone beyond is left there, to be fetched with its neighbours: in the journal it would say that they were heard.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Self
 
 import msgspec
@@ -40,7 +44,8 @@ class Recovery:
         self._since_ms = since_ms
         self._wall_ms = wall_ms
         self._found: dict[str, int] = {}
-        self._stretches: list[Sequence[bytes]] = [kept]
+        self._kept = kept
+        self._stretches: list[Sequence[bytes]] = []
         self._heard = trio.Event()
         if not stores:
             self._heard.set()
@@ -74,8 +79,18 @@ class Recovery:
         """What is to be journaled before anything new; None in nearly every case. Waits for the stores, not long."""
         with trio.move_on_after(PATIENCE_SECONDS):
             await self._heard.wait()
+        held = self._legible(payload for stretch in self._stretches for payload in stretch)
+        end = max(held, default=self._tail)  # a store that has this lacks nothing before it but what it refused
+        known = self._legible(self._kept) | held
+        while end + 1 in known:  # within a run the numbers follow each other
+            end += 1
+        whole = [known[seq] for seq in sorted(known) if seq <= end]
+        return Batch.of_payloads(self._tail, whole) if whole else None
+
+    def _legible(self, payloads: Iterable[bytes]) -> dict[int, bytes]:
+        """By ``seq``, what lies beyond the tail."""
         by_seq: dict[int, bytes] = {}
-        for payload in (payload for stretch in self._stretches for payload in stretch):
+        for payload in payloads:
             try:
                 (tick,) = Batch.of_payloads(self._tail, [payload]).ticks
             except msgspec.MsgspecError as why:  # somebody has spoiled it
@@ -83,9 +98,7 @@ class Recovery:
                 continue
             if tick.seq > self._tail:
                 by_seq.setdefault(tick.seq, payload)
-        if not by_seq:
-            return None
-        return Batch.of_payloads(self._tail, [by_seq[seq] for seq in sorted(by_seq)])
+        return by_seq
 
     def over(self, batch: Batch | None) -> None:
         """That batch is in the journal: the pumps may go on."""

@@ -225,6 +225,21 @@ def test_at_the_bound_the_oldest_goes_whoever_needs_it(tmp_path: Path) -> None:
         assert missing == [Hole(11, holes[2].last, "given_up", holes[2].last - 10, 1, holes[2].last)]
 
 
+def test_who_is_killed_right_after_he_gave_something_up_has_told_of_it(tmp_path: Path) -> None:
+    """Nobody else knows what a store lacks that was never there: at the next start it is new."""
+    folder, killed = tmp_path / "journal", tmp_path / "killed"
+    with journal(folder, most_bytes=MiB, segment_bytes=MiB // 8) as j:
+        given_up: list[GivenUp] = []
+        while not given_up:
+            grow(j, 5, ticks=100)
+            given_up += j.trim({"nats": 0, "kafka": 10, "table": j.tail})
+        shutil.copytree(folder, killed)
+    with journal(killed, most_bytes=MiB) as j:
+        told = {(g.store, g.cause, g.first_seq, g.last_seq, g.ticks) for g in j.ledger.gaps()}
+        assert told == {(e.sink, "given_up", e.hole.first, e.hole.last, e.hole.ticks) for e in given_up}
+        assert {e.sink for e in given_up} == {"nats", "kafka"}
+
+
 def test_the_active_segment_is_never_removed(tmp_path: Path) -> None:
     with journal(tmp_path, most_bytes=64 * 1024, segment_bytes=MiB) as j:
         grow(j, 3, ticks=200)

@@ -97,6 +97,17 @@ def test_what_is_asked_for_is_what_comes(book: Ledger) -> None:
     assert book.gap_counts() == {("disconnect", "open"): 2, ("disconnect", "filled"): 1}
 
 
+def test_the_oldest_entry_that_is_not_settled_is_known(book: Ledger) -> None:
+    assert book.unsettled_since_ms() is None
+    (first,) = book.enter([gap()], now_ms=1000)
+    (second,) = book.enter([gap("USDJPY", state="filling")], now_ms=2000)
+    assert book.unsettled_since_ms() == 1000
+    book.update(attrs.evolve(first, to_ms=2000, state="filled"))
+    assert book.unsettled_since_ms() == 2000
+    book.update(attrs.evolve(second, to_ms=2000, state="unfillable"))
+    assert book.unsettled_since_ms() is None
+
+
 def test_an_entry_that_is_not_there_can_not_be_changed(book: Ledger) -> None:
     with pytest.raises(JournalError, match="no gap 7"):
         book.update(gap(id=7))
@@ -123,14 +134,12 @@ def test_closed_entries_go_when_they_are_many(book: Ledger, monkeypatch: pytest.
 
 
 def test_a_tick_that_is_set_aside_again_is_counted_once(book: Ledger) -> None:
+    kafka = Aside("kafka", 5, "EURUSD", "too large", b'{"seq":5}', 100)
+    table = Aside("timescale", 5, "EURUSD", "no such partition", b'{"seq":5}', 101)
     for _ in range(2):
-        book.set_aside("kafka", 5, "EURUSD", "too large", b'{"seq":5}', 100)
-    book.set_aside("timescale", 5, "EURUSD", "no such partition", b'{"seq":5}', 101)
+        book.set_aside(kafka)
+    book.set_aside(table)
     assert book.set_aside_counts() == {"kafka": 1, "timescale": 1}
-    kafka, table = (
-        Aside("kafka", 5, "EURUSD", "too large", b'{"seq":5}', 100),
-        Aside("timescale", 5, "EURUSD", "no such partition", b'{"seq":5}', 101),
-    )
     assert book.quarantine() == [table, kafka]
     assert book.quarantine("kafka") == [kafka]
     assert book.quarantine(limit=1) == [table]
@@ -139,7 +148,7 @@ def test_a_tick_that_is_set_aside_again_is_counted_once(book: Ledger) -> None:
 def test_the_quarantine_is_bounded_and_what_went_stays_counted(book: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ledger, "MOST_ASIDE", 3)
     for seq in range(10):
-        book.set_aside("kafka", seq, "EURUSD", "why", b"", 0)
+        book.set_aside(Aside("kafka", seq, "EURUSD", "why", b"", 0))
     assert [aside.seq for aside in book.quarantine()] == [9, 8, 7]
     assert book.set_aside_counts() == {"kafka": 10}
 
@@ -157,6 +166,19 @@ def test_what_was_removed_is_remembered_and_bounded(book: Ledger, monkeypatch: p
     assert book.removed_to == 50
     book.enter_gone(Hole(61, 70, "corrupt"))
     assert book.removed_to == 50, "a damaged file is still there"
+
+
+def test_a_file_that_can_not_be_removed_at_once_is_told_once(book: Ledger) -> None:
+    for _ in range(2):
+        for hole in (Hole(1, 10, "given_up", 10, 1, 2), Hole(11, 20, "given_up", 10, 3, 4)):
+            book.enter_gone(hole, [hole.gap("kafka", 5), hole.gap("nats", 5)])
+    told = [(g.store, g.cause, g.from_ms, g.to_ms, g.first_seq, g.last_seq, g.ticks, g.opened_ms) for g in book.gaps()]
+    assert told == [
+        ("kafka", "given_up", 1, 2, 1, 10, 10, 5),
+        ("nats", "given_up", 1, 2, 1, 10, 10, 5),
+        ("kafka", "given_up", 3, 4, 11, 20, 10, 5),
+        ("nats", "given_up", 3, 4, 11, 20, 10, 5),
+    ]
 
 
 @given(
@@ -206,7 +228,7 @@ def cut_power_after(operations: list[str], here: Path) -> None:
         elif operation == "update" and (known := book.gaps()):
             book.update(attrs.evolve(known[0], filled=number))
         elif operation == "aside":
-            book.set_aside("kafka", number, "EURUSD", "why", b"", 0)
+            book.set_aside(Aside("kafka", number, "EURUSD", "why", b"", 0))
         elif operation == "reserve":
             book.reserve(number)
         elif operation == "gone":

@@ -9,8 +9,9 @@ from trio.testing import MockClock
 
 from polygon_live.errors import StoreUnavailable
 from polygon_live.gap import Gap
+from polygon_live.model import encode
 from polygon_live.recovery import PATIENCE_SECONDS, Recovery
-from tests.test_pump import START_MS, ScriptedSink
+from tests.test_pump import START_MS, ScriptedSink, tick
 
 
 def store(name: str, *held: int) -> ScriptedSink:
@@ -36,8 +37,8 @@ class Start:
         self.recovery.over(batch)
 
 
-async def started(*opens: tuple[ScriptedSink, float]) -> Start:
-    start = Start(Recovery(10, START_MS, ["first", "second"], lambda: START_MS + 60_000))
+async def started(*opens: tuple[ScriptedSink, float], kept: Sequence[bytes] = ()) -> Start:
+    start = Start(Recovery(10, START_MS, ["first", "second"], lambda: START_MS + 60_000, kept))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(start.judge)
         for sink, after in opens:
@@ -88,6 +89,30 @@ async def test_what_can_not_be_read_costs_itself(autojump_clock: MockClock) -> N
     sink = Spoiled(name="first", stored=[9, 11, 13], cursor=13)
     start = await started((sink, 0.0), (store("second", 8), 0.0))
     assert start.regained == [11, 13]
+
+
+@pytest.mark.parametrize(
+    ("refused", "back"),
+    [
+        ([12], [11, 12, 13]),  # another store may lack it
+        ([14, 15], [11, 13, 14, 15]),
+        ([12, 14, 16, 17, 99], [11, 12, 13, 14]),
+        ([11], [11, 13]),
+    ],
+)
+async def test_a_tick_of_the_quarantine_comes_back_if_nothing_is_lost_before_it(
+    refused: list[int], back: list[int], autojump_clock: MockClock
+) -> None:
+    kept = [encode(tick(seq)) for seq in refused]
+    start = await started((store("first", 9, 11, 13), 0.0), (store("second", 8), 0.0), kept=kept)
+    assert start.regained == back
+
+
+async def test_without_a_store_nobody_knows_what_is_lost_before_a_refused_tick(autojump_clock: MockClock) -> None:
+    start = await started((store("first", 8), 0.0), kept=[encode(tick(12))])
+    assert start.regained == []
+    start = await started((store("first", 8), 0.0), kept=[encode(tick(11)), encode(tick(13))])
+    assert start.regained == [11]
 
 
 async def test_a_store_that_can_not_say_what_it_has_is_told_of_when_it_is_too_late(autojump_clock: MockClock) -> None:

@@ -5,6 +5,11 @@ from typing import Final, Literal
 
 import attrs
 
+from polygon_live.gap import EVERY_SYMBOL, Gap
+
+MOST_KNOWN: Final = 10_000
+"""Removed and damaged files that are remembered one by one: more than a year of hours."""
+
 HoleCause = Literal["given_up", "corrupt", "unjournaled"]
 """Some of ``gap.Cause``. ``given_up``: its file was removed, for its age or for the journal's bound."""
 
@@ -38,6 +43,22 @@ class Hole:
             return None
         ticks = self.ticks if self.ticks is None else min(self.ticks, last - first + 1)
         return attrs.evolve(self, first=first, last=last, ticks=ticks)
+
+    def gap(self, store: str, now_ms: int) -> Gap:
+        """As an entry of the ledger: what this store lacks."""
+        return Gap(
+            0,
+            EVERY_SYMBOL,
+            self.cause,
+            now_ms if self.from_ms is None else self.from_ms,
+            now_ms if self.to_ms is None else self.to_ms,
+            store=store,
+            detail=f"this store lacks what was accepted; where the archive has it: polygon-live replay --into {store}",
+            first_seq=self.first,
+            last_seq=self.last,
+            ticks=self.ticks,
+            opened_ms=now_ms,
+        )
 
 
 def joined(holes: Sequence[Hole]) -> Hole:
@@ -76,7 +97,3 @@ def between(first: int, last: int, *, removed_to: int, known: Sequence[Hole]) ->
     if first <= last:
         holes.append(Hole(first, last, "unjournaled"))
     return holes
-
-
-MOST_KNOWN: Final = 10_000
-"""Removed and damaged files that are remembered one by one: more than a year of hours."""

@@ -6,10 +6,9 @@ The rules of the state:
   there that no row has is a hole. A run that begins names the tail, so its jump in numbers is none.
 - ``append`` commits without fsync; ``sync`` makes durable what was appended, older segments before younger.
 - A segment that failed once is not written again: the next append begins another.
-- What is removed, and up to where, is in the ledger before the file goes.
+- What is removed, up to where, and who lacks it then, is in the ledger before the file goes.
 """
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Final, Self
 import attrs
 
 from polygon_live.errors import JournalError
+from polygon_live.gap import Gap
 from polygon_live.journal.database import Damaged, Sync, make_durable, set_aside, translated
 from polygon_live.journal.facts import GivenUp, JournalFacts, Portion
 from polygon_live.journal.holes import Hole, between, joined
@@ -26,6 +26,7 @@ from polygon_live.journal.lock import Lock
 from polygon_live.journal.segment import Extent, Stored, possible
 from polygon_live.journal.shelf import Shelf
 from polygon_live.model import EVENT_QUOTE, Batch
+from polygon_live.room import free_bytes
 
 SEGMENT_BYTES: Final = 64 << 20
 SEGMENT_MS: Final = 3_600_000
@@ -193,34 +194,34 @@ class Journal:
 
     def trim(self, cursors: Mapping[str, int]) -> Sequence[GivenUp]:
         """Remove what is older than ``keep_ms`` and behind all cursors; then the oldest until ``most_bytes`` are kept.
-        Returns what some store did not have yet, in order. Raises JournalError.
+        Returns what some store did not have yet, in order; the ledger has it too. Raises JournalError.
         """
         now_ms = self._now_ms()
         given_up: list[GivenUp] = []
         passed = min(cursors.values(), default=self.tail)
         while oldest := self._shelf.oldest_sealed():
-            lacking = [sink for sink, cursor in cursors.items() if cursor < oldest.last]
+            lacking = [GivenUp(sink, oldest.missing(seq)) for sink, seq in cursors.items() if seq < oldest.last]
             over = sum(e.bytes for e in self._shelf.extents) > self._most_bytes
             if not over and (oldest.last > passed or now_ms - oldest.written_to_ms <= self._keep_ms):
                 break
             try:
-                self._drop(oldest)
+                self._drop(oldest, [entry.hole.gap(entry.sink, now_ms) for entry in lacking])
             except JournalError:
                 if given_up:
                     break  # those must be told; this fault will come again
                 raise
-            given_up += [GivenUp(sink, _missing(oldest, cursors[sink])) for sink in lacking]
+            given_up += lacking
         self._free_bytes = _free(self._folder)
         return given_up
 
-    def _drop(self, extent: Extent) -> None:
-        hole = _missing(extent, 0)
+    def _drop(self, extent: Extent, gaps: Sequence[Gap]) -> None:
+        hole = extent.missing(0)
         try:
-            self.ledger.enter_gone(hole)
+            self.ledger.enter_gone(hole, gaps)
             self._shelf.drop(extent)
         except JournalError:  # on a full disk the ledger needs the room of what goes
             self._shelf.drop(extent)
-            self.ledger.enter_gone(hole)
+            self.ledger.enter_gone(hole, gaps)
         self._known = self.ledger.gone()
         self._removed_to = max(self._removed_to, extent.last)
 
@@ -314,16 +315,9 @@ class Journal:
             self._shelf.close()
 
 
-def _missing(extent: Extent, cursor: int) -> Hole:
-    """What a store with this cursor lacks of it."""
-    first = max(cursor + 1, extent.first)
-    return Hole(first, extent.last, "given_up", extent.behind(cursor), extent.oldest_ms, extent.newest_ms)
-
-
 def _free(folder: Path) -> int:
     with translated(folder, "looked at"):
-        disk = os.statvfs(folder)
-        return disk.f_bavail * disk.f_frsize
+        return free_bytes(folder)
 
 
 def _make(folder: Path) -> None:

@@ -5,7 +5,7 @@ is, what was not received (gaps), what a store refused (quarantine), which segme
 each change is one short transaction. What must outlive a power cut says that it is durable.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import EllipsisType
 from typing import Any, Final, Self
@@ -13,7 +13,7 @@ from typing import Any, Final, Self
 import attrs
 
 from polygon_live.errors import JournalError
-from polygon_live.gap import Cause, Gap, State
+from polygon_live.gap import UNSETTLED, Cause, Gap, State, instant_text
 from polygon_live.journal.database import Database, Format, Sync, make_durable
 from polygon_live.journal.holes import MOST_KNOWN, Hole
 
@@ -75,7 +75,21 @@ class Aside:
     why: str
     """The engine's own words."""
     payload: bytes
+    """The tick as the store was given it: UTF-8 JSON."""
     at_ms: int
+    """When, the collector's clock."""
+
+    def shown(self) -> dict[str, Any]:
+        """As programs outside read it. The tick is its very text: it may be what is wrong with it."""
+        return {
+            "sink": self.sink,
+            "seq": self.seq,
+            "symbol": self.symbol,
+            "at": instant_text(self.at_ms),
+            "why": self.why,
+            "tick": self.payload.decode(errors="backslashreplace"),
+            "at_ms": self.at_ms,
+        }
 
 
 class Ledger:
@@ -155,6 +169,12 @@ class Ledger:
                 row = (symbol, tick.timestamp_ms, tick.seq)
                 self._database.execute("INSERT OR REPLACE INTO newest VALUES (?, ?, ?)", row)
 
+    def forget(self, symbols: Iterable[str]) -> None:
+        """When these ticked last. Not durable, likewise."""
+        with self._database.transaction():
+            for symbol in symbols:
+                self._database.execute("DELETE FROM newest WHERE symbol = ?", (symbol,))
+
     # Segments that are gone
 
     @property
@@ -167,12 +187,18 @@ class Ledger:
         """What was in removed and damaged segments, in order."""
         return [Hole(*row) for row in self._database.execute("SELECT * FROM gone ORDER BY first")]
 
-    def enter_gone(self, hole: Hole) -> None:
-        """Before a file goes. Idempotent, durable."""
+    def enter_gone(self, hole: Hole, gaps: Sequence[Gap] = ()) -> None:
+        """Before a file goes, and what stores will lack by it: who were killed between the two would tell nobody.
+        Idempotent, durable.
+        """
         with self._database.transaction():
             self._database.execute("INSERT OR REPLACE INTO gone VALUES (?, ?, ?, ?, ?, ?)", attrs.astuple(hole))
             if hole.cause == "given_up":
                 self._database.execute("UPDATE meta SET removed_to = max(removed_to, ?)", (hole.last,))
+            for gap in gaps:
+                which = gap.store, gap.cause, gap.last_seq
+                if not self._database.execute("SELECT 1 FROM gaps WHERE (store, cause, last_seq) = (?, ?, ?)", which):
+                    self._enter(gap, gap.opened_ms)
             self._database.execute(
                 "DELETE FROM gone WHERE first <= (SELECT first FROM gone ORDER BY first DESC LIMIT 1 OFFSET ?)",
                 (MOST_KNOWN,),
@@ -181,17 +207,18 @@ class Ledger:
 
     # Quarantine
 
-    def set_aside(self, sink: str, seq: int, symbol: str, why: str, payload: bytes, at_ms: int) -> None:
+    def set_aside(self, aside: Aside) -> None:
         """Keep a tick that a store refuses; a second time changes nothing. Durable."""
         with self._database.transaction():
             entered = self._database.execute(
                 "INSERT INTO asides (sink, seq, symbol, why, payload, at_ms) VALUES (?, ?, ?, ?, ?, ?) "
                 "ON CONFLICT DO NOTHING RETURNING id",
-                (sink, seq, symbol, why, payload, at_ms),
+                attrs.astuple(aside),
             )
             for (id_,) in entered:
                 self._database.execute(
-                    "INSERT INTO aside_counts VALUES (?, 1) ON CONFLICT (sink) DO UPDATE SET ticks = ticks + 1", (sink,)
+                    "INSERT INTO aside_counts VALUES (?, 1) ON CONFLICT (sink) DO UPDATE SET ticks = ticks + 1",
+                    (aside.sink,),
                 )
                 self._database.execute("DELETE FROM asides WHERE id <= ?", (id_ - MOST_ASIDE,))
         self._database.sync()
@@ -285,6 +312,14 @@ class Ledger:
         """How many entries there are."""
         rows = self._database.execute("SELECT cause, state, count(*) FROM gaps GROUP BY state, cause")
         return {(cause, state): number for cause, state, number in rows}
+
+    def unsettled_since_ms(self) -> int | None:
+        """When the oldest entry was made that is neither filled nor given up."""
+        ((since_ms,),) = self._database.execute(
+            f"SELECT min(opened_ms) FROM gaps WHERE state IN ({_marks(UNSETTLED)})",  # noqa: S608  # question marks
+            UNSETTLED,
+        )
+        return None if since_ms is None else int(since_ms)
 
     def _change(self) -> int:
         ((changed,),) = self._database.execute("UPDATE meta SET changed = changed + 1 RETURNING changed")

@@ -14,6 +14,7 @@ from typing import Any, Final, Self
 import msgspec
 
 from polygon_live.journal.database import Database, Format, Sync
+from polygon_live.journal.holes import Hole
 from polygon_live.model import Batch
 
 FORMAT: Final = Format(
@@ -69,6 +70,11 @@ class Extent(msgspec.Struct, frozen=True):
     def behind(self, seq: int) -> int:
         """How many ticks have a higher ``seq``: exact, as a segment's numbers follow each other."""
         return max(0, min(self.ticks, self.last - seq))
+
+    def missing(self, cursor: int) -> Hole:
+        """What a store with this cursor lacks when it is removed."""
+        first = max(cursor + 1, self.first)
+        return Hole(first, self.last, "given_up", self.behind(cursor), self.oldest_ms, self.newest_ms)
 
 
 class Stored(msgspec.Struct, frozen=True):

@@ -14,7 +14,9 @@ from polygon_live.commands.progress import Progress
 from tests.simulation.run import Verdict, simulate
 
 AT_ONCE = 16
-"""Seeds that a process takes together."""
+"""Seeds that a process takes together, at most."""
+PARTS = 50
+"""So many are to be seen on their way, if there are enough seeds."""
 USAGE = "SEEDS=200, SEEDS=200 FROM=1000, or SEED=17 to see one again"
 NAMES = ("SEEDS", "FROM")
 
@@ -32,7 +34,9 @@ def main(arguments: list[str]) -> int:
 
 
 def _one(seed: int) -> int:
-    verdict = simulate(seed, keep_trace=True)
+    with Progress() as progress:
+        progress.wait(f"seed {seed}")
+        verdict = simulate(seed, keep_trace=True)
     click.echo("\n".join([verdict.story, *verdict.trace]))
     _tell(verdict)
     return bool(verdict.broken)
@@ -40,15 +44,22 @@ def _one(seed: int) -> int:
 
 def _many(first: int, count: int, *, stop: bool) -> int:
     began, failed, accepted = time.monotonic(), [], 0
-    with ProcessPoolExecutor(os.cpu_count()) as pool, Progress() as progress:
-        verdicts = pool.map(simulate, range(first, first + count), chunksize=1 if stop else AT_ONCE)
-        for number, verdict in enumerate(verdicts, start=1):
-            accepted += verdict.accepted
-            progress.show("seeds", number, count)
-            if verdict.broken:
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        # Its processes are forked here, and who is forked while a thread draws may inherit a lock that nobody releases.
+        verdicts = pool.map(
+            simulate, range(first, first + count), chunksize=1 if stop else max(1, min(AT_ONCE, count // PARTS))
+        )
+        with Progress() as progress:
+            progress.show("seeds", 0, count)
+            for number, verdict in enumerate(verdicts, start=1):
+                accepted += verdict.accepted
+                progress.show("seeds", number, count)
+                if not verdict.broken:
+                    continue
                 failed.append(verdict.seed)
-                click.echo(verdict.story)
-                _tell(verdict)
+                with progress.hidden():
+                    click.echo(verdict.story)
+                    _tell(verdict)
                 if stop:
                     pool.shutdown(wait=False, cancel_futures=True)
                     break

@@ -73,6 +73,8 @@ class Disk:
             return None
         name = rng.choice(names)
         with closing(sqlite3.connect(self.folder / name, isolation_level=None)) as database:
+            if not database.execute("SELECT 1 FROM sqlite_master").fetchall():
+                return None  # what a power cut has left of a file that was never synced
             rows = database.execute("SELECT first, last FROM batches ORDER BY last").fetchall()
             if not rows:
                 return None

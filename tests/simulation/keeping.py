@@ -34,6 +34,9 @@ class World(Protocol):
     def disk_trouble(self, kind: DiskKind) -> float:
         """For how many seconds more there is that trouble."""
 
+    def pace(self) -> float:
+        """For how many seconds a piece of its work waits when nothing is wrong with it."""
+
     def happened(self, what: str) -> None:
         """For the trace."""
 
@@ -62,22 +65,15 @@ class Call:
         await self._one.acquire()
         if not self._life.alive:
             raise Gone
-        if not self._world.disk_trouble("stalls"):
-            try:
-                result = outcome.capture(work)  # it is done, whatever becomes of who waits
-                await trio.lowlevel.checkpoint()
-            finally:
-                self._one.release()
-            return result.unwrap()
         done = trio.Event()
         results: list[outcome.Maybe[T]] = []
-        self._background.start_soon(self._work, work, results, done)
+        self._background.start_soon(self._work, work, results, done)  # it is done, whatever becomes of who waits
         await done.wait()
         return results[0].unwrap()
 
     async def _work(self, work: Callable[[], T], results: "list[outcome.Maybe[T]]", done: trio.Event) -> None:
         try:
-            await trio.sleep(self._world.disk_trouble("stalls"))
+            await trio.sleep(self._world.disk_trouble("stalls") or self._world.pace())
             results.append(outcome.capture(work))
             await trio.lowlevel.checkpoint()
         finally:

@@ -16,10 +16,12 @@ import trio
 
 from polygon_live import wire
 from polygon_live.calendar import open_since, open_stretches
-from polygon_live.config import Operational, Secret
+from polygon_live.config import Secret
 from polygon_live.errors import JournalError
 from polygon_live.journal import Journal
+from polygon_live.limits import Turns
 from polygon_live.model import Batch, Reject, Tick, canonical_symbol
+from polygon_live.operational import Operational
 from polygon_live.pipeline import Pipeline, Upstream
 from polygon_live.sink import Identity, Sink
 from polygon_live.standin import Connection, StandIn
@@ -76,7 +78,12 @@ class Life(trio.abc.Instrument):
         if self._left is not None and self.alive:
             self._left -= 1
             if self._left < 0:
-                self._die()
+                try:
+                    self._die()
+                except Exception:  # noqa: BLE001  # Trio would let go of this instrument, and the life would never end
+                    self._world.broken(f"the simulation itself fell: {traceback.format_exc()}")
+                    self.astray, self.alive = True, False
+                    self._scope.cancel()
 
     def live(self) -> None:
         """All of it."""
@@ -138,7 +145,13 @@ class Life(trio.abc.Instrument):
                 call=Call(world, self, work),
                 sinks=sinks,
                 operational=Operational(symbols=plan.symbols),
-                upstream=Upstream(urls=(URL,), key=Secret(KEY), dial=dial, frames_max_bytes=plan.frames_max_bytes),
+                upstream=Upstream(
+                    urls=(URL,),
+                    key=Secret(KEY),
+                    dial=dial,
+                    frames_max_bytes=plan.frames_max_bytes,
+                    turns=Turns(Operational().rate_limit_per_second, wall_ms=world.wall_ms),
+                ),
                 sessions=open_since,
                 stretches=open_stretches,
                 wall_ms=world.wall_ms,

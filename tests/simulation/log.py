@@ -187,9 +187,12 @@ class LogSink(Client):
         log.finish(tx, commit=True)
         return Written(len(batch))
 
+    def stands(self) -> bool:
+        return self._epoch == self._store.epoch
+
     async def check_(self) -> None:
         log = self._store
-        if self._epoch != log.epoch:
+        if not self.stands():
             raise StoreContested("fenced: another producer of this name has opened the log")
         if log.offset is not None:
             log.offset = attrs.evolve(log.offset, beats=log.offset.beats + 1)

@@ -17,6 +17,8 @@ from typing import Final
 import attrs
 import click
 
+from polygon_live.commands.progress import Progress
+
 ROOT: Final = Path(__file__).parents[2]
 SEEDS: Final = 2000
 """More than any has needed."""
@@ -128,7 +130,7 @@ MUTANTS: Final = (
     Mutant(
         "no gap is entered for a connection that ended",
         "polygon_live/feed.py",
-        '            self._intake.interrupted(Interruption("disconnect", str(why)))\n',
+        '            self._standing.intake.interrupted(Interruption("disconnect", str(why)))\n',
         "",
     ),
     Mutant(
@@ -139,9 +141,9 @@ MUTANTS: Final = (
     ),
     Mutant(
         "no gap is entered for a symbol that went mute",
-        "polygon_live/feed.py",
-        '                self._intake.interrupted(Interruption("mute", told, silent))\n',
-        "                del told\n",
+        "polygon_live/conversation.py",
+        '                self._standing.intake.interrupted(Interruption("mute", why, meant))\n',
+        "                del why, meant\n",
     ),
     Mutant(
         "no gap is entered for the time in which no collector ran",
@@ -204,14 +206,17 @@ def find(mutant: Mutant) -> str | None:
 
 def main(names: list[str]) -> int:
     """The exit code."""
+    wanted = [mutant for mutant in MUTANTS if not names or any(name in mutant.name for name in names)]
     alive = 0
-    for mutant in MUTANTS:
-        if names and not any(name in mutant.name for name in names):
-            continue
-        began = time.monotonic()
-        found = find(mutant)
-        alive += found is None
-        click.echo(f"{mutant.name}\n    {(found or 'LIVES')[:220]} ({time.monotonic() - began:.0f} s)")
+    with Progress() as progress:
+        for number, mutant in enumerate(wanted):
+            progress.show("mutants", number, len(wanted))
+            began = time.monotonic()
+            found = find(mutant)
+            alive += found is None
+            with progress.hidden():
+                click.echo(f"{mutant.name}\n    {(found or 'LIVES')[:220]} ({time.monotonic() - began:.0f} s)")
+        progress.show("mutants", len(wanted), len(wanted))
     return bool(alive)
 
 

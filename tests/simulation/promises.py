@@ -46,7 +46,7 @@ def _holds_all(world: World, store: Store) -> Iterator[str]:
             yield f"{store.name} has {payload!r} as {seq}, which is {one.payload!r}"
     if store.name != "nats":
         yield from (f"{store.name} has {seq} {n} times" for seq, n in counts.items() if n > 1)
-    first_of_all, in_memory_only = _first_of_all(world), _in_memory_only(world)
+    first_of_all, in_memory_only, elsewhere = _first_of_all(world), _in_memory_only(world), _elsewhere(world, store)
     for one in world.record.accepted.values():
         if counts[one.seq] or (store.name, one.seq) in world.quarantine or one.seq in store.expired or one.forgotten:
             continue
@@ -55,10 +55,24 @@ def _holds_all(world: World, store: Store) -> Iterator[str]:
             continue
         if not _may_be_missing(world, store, one):
             yield f"{store.name} lacks {one.seq} ({_what(one)}), and nothing excuses it"
+        elif one.seq in elsewhere and not any(g.store and _tells(g, store.name, one) for g in world.ledger):
+            yield f"{store.name} lacks {one.seq} ({_what(one)}), and no ledger tells that another store has it"
         elif one.seq in first_of_all or (one.lost and _out_of_order(world, one.quote)):
             continue  # who forgets the only tick of a symbol knows of no such symbol
         elif not any(_tells(gap, store.name, one) for gap in world.ledger):
             yield f"{store.name} lacks {one.seq} ({_what(one)}), and no ledger tells"
+
+
+def _elsewhere(world: World, store: Store) -> set[int]:
+    """What a power cut took, though another store had it: it comes back, or that is told. Nobody can know of what came
+    into a store after it was asked, or went from it again, or is under another journal's cursor.
+    """
+    plan = world.plan
+    if store.name == "nats" or any(end.fresh for end in plan.ends):
+        return set()
+    known = [s for s in world.stores if s.name not in {"nats", store.name} and s.plan.terminates]
+    held = {seq for s in known if not (s.plan.backup or s.plan.rivals) for seq, _ in s.held()}
+    return {seq for seq in held if (one := world.record.accepted.get(seq)) and one.lost and one.journaled}
 
 
 def _in_memory_only(world: World) -> set[int]:

@@ -26,6 +26,8 @@ class Accepted:
     late: bool
     """Or fetched later: it says nothing of when its symbol was heard."""
     at: float
+    written_at: float
+    """When it was taken in last: after a power cut it may be got back, and be lost again to the next."""
     journaled: bool
     lost: bool = False
     """The journal has it no more: the power went before it was on the disk, or it never was in it."""
@@ -92,6 +94,7 @@ class Record:
                 elif journaled and (known.lost or not known.journaled):
                     known.lost = False
                     known.journaled = True
+                    known.written_at = at
                 else:
                     self.complaints.append(f"{tick.seq} was taken in twice")
                 continue
@@ -106,6 +109,7 @@ class Record:
                 tick.symbol,
                 tick.timestamp_ms,
                 tick.late or tick.event_type == EVENT_BACKFILL,
+                at,
                 at,
                 journaled,
                 once_lost=not journaled,
@@ -153,9 +157,9 @@ class Record:
                 continue
             if window is None:
                 self.complaints.append(f"{one.seq} was in the journal, nothing but the process died, and it is gone")
-            elif one.seq <= self.synced or one.at < died_at - window - self.trouble:
+            elif one.seq <= self.synced or one.written_at < died_at - window - self.trouble:
                 self.complaints.append(
-                    f"{one.seq} was taken in {died_at - one.at:.1f} s before the power cut, what was synced goes up to "
-                    f"{self.synced}, and it is gone"
+                    f"{one.seq} was taken in {died_at - one.written_at:.1f} s before the power cut, what was synced "
+                    f"goes up to {self.synced}, and it is gone"
                 )
         return lost

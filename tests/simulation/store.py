@@ -152,7 +152,8 @@ class Client:
         self._opened = False
         try:
             await self._reach(WRITE_SECONDS)
-            if bad := [t.seq for t in batch.ticks if self._store.poison(t) or self._store.trouble() == "refusing"]:
+            bad = [t.seq for t in batch.ticks if self._store.poison(t) or self._store.trouble() == "refusing"]
+            if bad and self.stands():
                 self._opened = True
                 raise RowsRefused(f"{bad[0]} is not to be stored")
             written = await self.write_(batch)
@@ -197,6 +198,10 @@ class Client:
 
     async def write_(self, batch: Batch) -> Written:
         raise NotImplementedError
+
+    def stands(self) -> bool:
+        """Whether the server still knows this connection: who was cut off is not told what is wrong with his ticks."""
+        return True
 
     async def check_(self) -> None:
         """Nothing to do."""

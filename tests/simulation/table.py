@@ -188,6 +188,9 @@ class TableSink(Client):
         self._cursor = batch.last
         return Written(len(batch) - old, expired=old)
 
+    def stands(self) -> bool:
+        return self._session not in self._store.ended
+
     async def _unclear(self) -> None:
         """The answer does not come."""
         if self._store.rng.random() < 0.5:
@@ -196,7 +199,7 @@ class TableSink(Client):
 
     async def check_(self) -> None:
         table = self._store
-        if self._session in table.ended:
+        if not self.stands():
             raise StoreUnavailable("the connection was ended by the server")
         cursor = table.cursor
         if cursor is None:

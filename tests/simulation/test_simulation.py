@@ -1,13 +1,18 @@
 """Two hundred seeds, and that a seed is all that decides."""
 
 import os
+import random
 import subprocess
 import sys
+from pathlib import Path
 
+import attrs
 import pytest
 import trio
 
-from tests.simulation.run import simulate
+from tests.simulation.disk import Disk
+from tests.simulation.plan import End, draw
+from tests.simulation.run import play, simulate
 from tests.simulation.seeded import ThreadStarted, run_seeded
 
 SEEDS = 200
@@ -36,6 +41,23 @@ def test_a_seed_is_all_that_decides(seed: int) -> None:
         )
         digests.add(told.stdout.split()[-1])
     assert len(digests) == 1
+
+
+def test_what_a_power_cut_left_empty_can_not_be_spoilt(tmp_path: Path) -> None:
+    for name in ("journal-1.db", "journal-2.db"):
+        (tmp_path / name).touch()
+    assert Disk(tmp_path).spoil(random.Random(1)) is None
+
+
+def test_a_fault_of_the_simulation_ends_it_and_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def falls(self: Disk, into: Path) -> Disk:
+        raise OSError(f"no room for {self.folder} as {into.name}")
+
+    monkeypatch.setattr(Disk, "killed", falls)
+    plan = draw(3)
+    (told, *_) = play(attrs.evolve(plan, ends=(End("kill", 1.0, 5, 0.0),))).broken
+    assert "the simulation itself fell" in told
+    assert "no room for" in told
 
 
 def test_no_thread_is_started_in_it() -> None:

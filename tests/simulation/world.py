@@ -27,6 +27,7 @@ from tests.simulation.table import Table
 
 SLACK_SECONDS: Final = 1.5
 """The keeper looks once a second."""
+PACES: Final = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.001, 0.001, 0.003, 0.03)
 RELIEF_SECONDS: Final = 5.0
 """Until what had to wait for the disk is on it."""
 
@@ -98,6 +99,10 @@ class World:
         now = self.now
         ends = [min(t.ends, self.plan.seconds) for t in self.plan.disk if t.kind == kind and t.begins <= now]
         return max(0.0, max(ends, default=0.0) - now)
+
+    def pace(self) -> float:
+        """For how many seconds a piece of the journal's work waits, and the others go on."""
+        return self._rng.choice(PACES)
 
     @property
     def disk_suffers(self) -> bool:
