@@ -136,6 +136,7 @@ async def test_what_is_noted_is_entered_and_then_changed(room: Room) -> None:
     await room.entries.note([attrs.evolve(entered, to_ms=2000)])
     assert [(g.id, g.to_ms) for g in room.ledger.gaps()] == [(1, 2000)]
     assert room.entries.counts == {("disconnect", "open"): 1}
+    assert room.entries.unsettled_since_ms == entered.opened_ms
 
 
 async def test_a_full_disk_makes_one_entry_in_the_end(room: Room) -> None:
@@ -205,6 +206,10 @@ async def test_a_tick_that_was_set_aside_is_kept_as_soon_as_it_can_be(room: Room
     room.disk.full = True
     for seq in (1, 2):
         await room.entries.set_aside(Reject("kafka", "refused_by_store", "why", "raw", 1, "EURUSD", seq), b"{}")
+    assert [aside.seq for aside in room.entries.unkept] == [1, 2]
+    assert room.entries.set_aside_counts == {}
     room.disk.full = False
     await room.entries.write()
     assert sorted(aside.seq for aside in room.ledger.quarantine()) == [1, 2]
+    assert list(room.entries.unkept) == []
+    assert room.entries.set_aside_counts == {"kafka": 2}

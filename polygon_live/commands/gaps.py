@@ -2,28 +2,26 @@
 
 import os
 from collections.abc import Sequence
+from contextlib import closing
 from typing import Final, get_args
 
 import click
 
+from polygon_live.commands.progress import Progress
+from polygon_live.commands.symbols import Symbol
+from polygon_live.commands.tables import aligned, in_one_line, print_lines
+from polygon_live.commands.times import instant
 from polygon_live.config import journal_dir_from
-from polygon_live.gap import Gap, State, instant_text, shown
+from polygon_live.gap import Gap, State, shown
 from polygon_live.journal import Ledger
-from polygon_live.model import canonical_symbol, encode
+from polygon_live.model import encode
 
 LATEST: Final = 50
 _HEAD: Final = ("SYMBOL", "FROM (UTC)", "TO (UTC)", "CAUSE", "STORE", "STATE", "FILLED", "MISSING", "DETAIL")
 
 
-def _symbol(_context: click.Context, _parameter: click.Parameter, given: str | None) -> str | None:
-    try:
-        return None if given is None else canonical_symbol(given)
-    except ValueError as why:
-        raise click.BadParameter(str(why)) from None
-
-
 @click.command()
-@click.option("--symbol", callback=_symbol, help="Only this one, like EURUSD.")
+@click.option("--symbol", type=Symbol(), help="Only this one, like EURUSD.")
 @click.option(
     "--state", "states", multiple=True, type=click.Choice(get_args(State)), help="Only these; may be repeated."
 )
@@ -35,18 +33,12 @@ def gaps(symbol: str | None, states: Sequence[State], *, everything: bool, as_js
     The latest changes are the last lines. Reads the ledger of POLYGON_LIVE_COLLECTOR_ID in POLYGON_LIVE_DATA_DIR,
     whether a collector is running or not; exit code 74 if there is none.
     """
-    ledger = Ledger.open_existing(journal_dir_from(os.environ))
-    try:
+    with closing(Ledger.open_existing(journal_dir_from(os.environ))) as ledger, Progress() as progress:
+        progress.wait("reading the ledger")
         found = ledger.gaps(states=states or None, symbol=symbol, latest=None if everything else LATEST + 1)
-    finally:
-        ledger.close()
-    told = found if everything else found[-LATEST:]
-    if as_json:
-        for gap in told:
-            click.echo(encode(shown(gap)))
-    else:
-        for line in _table(told):
-            click.echo(line)
+        told = found if everything else found[-LATEST:]
+        lines = [encode(shown(gap)).decode() for gap in told] if as_json else _table(told)
+    print_lines(lines)
     if len(told) < len(found):
         click.echo(f"these are the latest {LATEST}; --all shows all", err=True)
 
@@ -54,24 +46,18 @@ def gaps(symbol: str | None, states: Sequence[State], *, everything: bool, as_js
 def _table(found: Sequence[Gap]) -> list[str]:
     if not found:
         return ["no such gap is known"]
-    rows = [_HEAD, *map(_row, found)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return aligned([_HEAD, *map(_row, found)])
 
 
 def _row(gap: Gap) -> tuple[str, ...]:
     return (
         gap.symbol,
-        _instant(gap.from_ms),
-        "lasts" if gap.to_ms is None else _instant(gap.to_ms),
+        instant(gap.from_ms),
+        "lasts" if gap.to_ms is None else instant(gap.to_ms),
         gap.cause,
         gap.store or "all",
         gap.state,
         str(gap.filled),
         "?" if gap.missing is None else str(gap.missing),
-        " ".join(gap.detail.split()),
+        in_one_line(gap.detail),
     )
-
-
-def _instant(at_ms: int) -> str:
-    return instant_text(at_ms).replace("T", " ").removesuffix("Z")

@@ -5,6 +5,8 @@ from typing import Final
 
 import click
 
+from polygon_live.gap import instant_text
+
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND: Final = timedelta(milliseconds=1)
 _LIKE: Final = "write it like 2025-01-31, 2025-01-31T07:30 or 2025-01-31T07:30:15.250+02:00; without a zone it is UTC"
@@ -46,3 +48,8 @@ def check_span(from_ms: int, to_ms: int, now_ms: int) -> None:
 def spelled(unix_ms: int) -> str:
     """As it can be given again."""
     return (_EPOCH + unix_ms * _MILLISECOND).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def instant(at_ms: int) -> str:
+    """Unix milliseconds as 2026-06-02 12:00:00.000, UTC."""
+    return instant_text(at_ms).replace("T", " ").removesuffix("Z")
