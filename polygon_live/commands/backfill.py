@@ -2,7 +2,6 @@
 
 import os
 import sys
-import time
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
@@ -14,15 +13,15 @@ from polygon_live import logs
 from polygon_live.backfill import progress_ms
 from polygon_live.commands.progress import Progress
 from polygon_live.commands.signals import ended_by_signal
+from polygon_live.commands.symbols import Symbol
 from polygon_live.commands.times import Instant, check_span, spelled
-from polygon_live.config import Operational, Settings, journal_dir_from, settings_from
-from polygon_live.daemon import fill_alone
+from polygon_live.config import Settings, journal_dir_from, settings_from
+from polygon_live.daemon import fill_alone, wall_ms
 from polygon_live.errors import JournalHeld
-from polygon_live.gap import Gap
+from polygon_live.gap import SETTLED, Gap
 from polygon_live.journal import Ledger
 from polygon_live.journal.ledger import path_in
 from polygon_live.journal.lock import Lock
-from polygon_live.model import canonical_symbol
 
 UNFILLED: Final = 1
 LOOK_SECONDS: Final = 0.5
@@ -30,7 +29,6 @@ ALIVE_SECONDS: Final = 5.0
 """How often it is looked whether the collector still runs."""
 MS_DIGITS: Final = 13
 """From 2001 to 2286."""
-SETTLED: Final = frozenset({"filled", "empty", "unfillable"})
 
 
 class Time(Instant):
@@ -45,19 +43,12 @@ class Time(Instant):
         return super().convert(value, param, ctx)
 
 
-def _symbol(_context: click.Context, _parameter: click.Parameter, given: str) -> str:
-    try:
-        return canonical_symbol(given)
-    except ValueError as why:
-        raise click.BadParameter(str(why)) from None
-
-
 @click.command(
     epilog="Times are ISO 8601, in UTC unless they have a zone, or Unix milliseconds: 2025-01-31T07:30, "
     "2025-01-31T07:30:15+02:00, 1738308600000. Exit codes: 0 filled, or there was nothing to fill; 1 not filled; "
     "2 usage; 74 the journal; 78 the configuration can't be used."
 )
-@click.option("--symbol", required=True, callback=_symbol, help="Like EURUSD.")
+@click.option("--symbol", required=True, type=Symbol(), help="Like EURUSD.")
 @click.option("--from", "from_ms", required=True, type=Time(), help="From this time,")
 @click.option("--to", "to_ms", required=True, type=Time(), help="to this time; both seconds are wholly looked at.")
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Whether to wait until it is done.")
@@ -68,9 +59,9 @@ def backfill(*, symbol: str, from_ms: int, to_ms: int, wait: bool) -> None:
     A collector that runs does it, and this command waits and shows how far it is; Ctrl-C ends the waiting only. Where
     none runs, it is done here, with the collector's settings.
     """
-    check_span(from_ms, to_ms, _now_ms())
-    if to_ms > _now_ms():
-        raise click.UsageError(f"--to is {spelled(to_ms)}, which is in the future: it is {spelled(_now_ms())}")
+    check_span(from_ms, to_ms, wall_ms())
+    if to_ms > wall_ms():
+        raise click.UsageError(f"--to is {spelled(to_ms)}, which is in the future: it is {spelled(wall_ms())}")
     folder = journal_dir_from(os.environ)
     alone = not _is_held(folder)
     # Before anything is entered: without them nothing can be filled here.
@@ -93,13 +84,13 @@ def _enter(folder: Path, gap: Gap) -> Gap:
     """In the ledger, which the first one makes."""
     if not path_in(folder).exists():
         folder.mkdir(parents=True, exist_ok=True)
-        lock = Lock.take(folder, _now_ms())
+        lock = Lock.take(folder, wall_ms())
         try:
             Ledger.open(folder).close()
         finally:
             lock.release()
     with closing(Ledger.open_existing(folder)) as ledger:
-        (entered,) = ledger.enter([gap], _now_ms())
+        (entered,) = ledger.enter([gap], wall_ms())
     return entered
 
 
@@ -108,7 +99,7 @@ def _is_held(folder: Path) -> bool:
     if not folder.is_dir():
         return False
     try:
-        Lock.take(folder, _now_ms()).release()
+        Lock.take(folder, wall_ms()).release()
     except JournalHeld:
         return True
     return False
@@ -123,32 +114,33 @@ class Watch:
         self.left: str | None = None
         """Why nobody looks any more, though it is not settled."""
 
-    async def settled(self) -> None:
+    async def settled(self, progress: Progress) -> None:
         """Show how far it is, until it is done or there is nobody left to do it."""
         gap, since = self.gap, trio.current_time()
         total_s = max(1, ((gap.to_ms or gap.from_ms) - gap.from_ms) // 1000)
-        with Progress() as progress:
-            while self.gap.state not in SETTLED:
-                await trio.sleep(LOOK_SECONDS)
-                self.look()
-                reached = progress_ms(self.gap)
-                if reached is not None:
-                    progress.show(f"{gap.symbol} seconds", min(total_s, (reached - gap.from_ms) // 1000), total_s)
-                if trio.current_time() - since > ALIVE_SECONDS:
-                    since = trio.current_time()
-                    if not _is_held(self.folder):
-                        self.look()
-                        self.left = "the collector has ended"
-                        return
+        progress.wait(f"{gap.symbol}: waiting for its turn")
+        while self.gap.state not in SETTLED:
+            await trio.sleep(LOOK_SECONDS)
+            self.look(progress)
+            reached = progress_ms(self.gap)
+            if reached is not None:
+                progress.show(f"{gap.symbol} seconds", min(total_s, (reached - gap.from_ms) // 1000), total_s)
+            if trio.current_time() - since > ALIVE_SECONDS:
+                since = trio.current_time()
+                if not _is_held(self.folder):
+                    self.look(progress)
+                    self.left = "the collector has ended"
+                    return
 
-    def look(self) -> None:
+    def look(self, progress: Progress) -> None:
         """See what has become of it."""
         with closing(Ledger.open_existing(self.folder)) as ledger:
             changes = ledger.gaps(symbol=self.gap.symbol, after_change=self.gap.changed)
         for changed in changes:
             if changed.id == self.gap.id:
                 if changed.state == "open" and changed.detail not in {"", self.gap.detail}:
-                    click.echo(changed.detail, err=True)
+                    with progress.hidden():
+                        click.echo(changed.detail, err=True)
                 self.gap = changed
 
     def told(self) -> str:
@@ -162,19 +154,17 @@ class Watch:
 
 
 async def _settle(watch: Watch, settings: Settings | None) -> None:
-    async with ended_by_signal(), trio.open_nursery() as nursery:
-        if settings is not None:
-            nursery.start_soon(_fill, settings, watch, nursery.cancel_scope)
-        await watch.settled()
-    watch.look()
+    with Progress() as progress:
+        async with ended_by_signal(), trio.open_nursery() as nursery:
+            if settings is not None:
+                nursery.start_soon(_fill, settings, watch, nursery.cancel_scope)
+            await watch.settled(progress)
+            progress.wait("delivering to the stores")  # who filled it here waits for them
+        watch.look(progress)
 
 
 async def _fill(settings: Settings, watch: Watch, watching: trio.CancelScope) -> None:
     """Here; and then there is nothing more to be seen. A collector that was started just now does it instead."""
     with suppress(JournalHeld):
-        await fill_alone(settings, Operational(), watch.gap.id)
+        await fill_alone(settings, watch.gap.id)
         watching.cancel()
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -15,12 +15,14 @@ from polygon_live import logs
 from polygon_live.commands.ledgers import Ledgers
 from polygon_live.commands.progress import Progress
 from polygon_live.commands.signals import ended_by_signal
+from polygon_live.commands.symbols import Symbol
 from polygon_live.commands.times import Instant, check_span, spelled
 from polygon_live.config import Settings, settings_from
+from polygon_live.daemon import wall_ms
 from polygon_live.engines.kafka import Archive
 from polygon_live.errors import StoreError
 from polygon_live.gap import Gap
-from polygon_live.model import canonical_symbol, encode
+from polygon_live.model import encode
 from polygon_live.replay import LATE_MS, Choice, Subjects, Table, Tally, count, into_nats, into_table
 from polygon_live.spool import NoRoom
 
@@ -46,19 +48,6 @@ class Speed(click.ParamType[float]):
         if not 0 < speed < float("inf") or not value.endswith("x"):
             self.fail(f"{value!r} is no speed: write max, or a number and x, like 1x, 10x or 0.5x", param, ctx)
         return speed
-
-
-class Symbol(click.ParamType[str]):
-    """A pair, in any spelling."""
-
-    name = "SYMBOL"
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Refuses what is no pair."""
-        try:
-            return canonical_symbol(value)
-        except ValueError as why:
-            self.fail(str(why), param, ctx)
 
 
 @attrs.frozen
@@ -110,7 +99,7 @@ def replay(
     is bringing itself. Onto nats: under ticks.SYMBOL.late, in the order of time. A stream that keeps the ticks drops
     those that it was given within its duplicate window, and takes all others once more.
     """
-    check_span(from_ms, to_ms, _now_ms())
+    check_span(from_ms, to_ms, wall_ms())
     if speed is not None and into == "timescale":
         raise click.UsageError("--speed is for --into nats: the table gets the ticks as fast as it takes them")
     asked = Asked(into, Choice(from_ms, to_ms, frozenset(symbols)), speed or float("inf"), dry_run)
@@ -144,12 +133,13 @@ async def _replay(settings: Settings, asked: Asked) -> Report:
 
 async def _carry_out(settings: Settings, asked: Asked, report: Report, progress: Progress, ledgers: Ledgers) -> None:
     choice, tally, show = asked.choice, report.tally, progress.show
+    progress.wait("asking Kafka for the archive")
     archive = Archive(settings.kafka, since_ms=max(0, choice.from_ms))
     if ledgers.wanting:
         ledgers.archive_cursor = await archive.cursor_of(settings.collector_id)
     async with archive:
         if asked.into == "timescale":
-            table = Table(settings.timescale_dsn, settings.tenant_id, now_ms=_now_ms, rehearsal=asked.dry_run)
+            table = Table(settings.timescale_dsn, settings.tenant_id, now_ms=wall_ms, rehearsal=asked.dry_run)
             with closing(table):
                 await into_table(archive, choice, table, tally, show, ledgers.see)
         elif asked.dry_run:
@@ -203,7 +193,3 @@ def _facts(asked: Asked, report: Report) -> dict[str, Any]:
         "gaps": [{"id": gap.id, "state": gap.state, "filled": gap.filled} for gap in report.gaps],
         "seconds": round(time.monotonic() - report.began, 3),
     }
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -9,11 +9,13 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from itertools import count
 from pathlib import Path
 from typing import Protocol
 
 import msgspec
 
+from polygon_live.commands.progress import Progress
 from polygon_live.journal import Journal, make_durable
 from polygon_live.model import Batch
 from tests.journaling import batch, grow
@@ -131,7 +133,18 @@ def read(size: int, seconds: float, place: str | None) -> tuple[float, float]:
 
 def main(seconds: float = 2.0, place: str | None = None) -> None:
     """Print the table. ``place``: a folder on the disk to measure."""
-    say = sys.stdout.write
+    with Progress() as progress:
+        _measure(seconds, place, progress)
+
+
+def _measure(seconds: float, place: str | None, progress: Progress) -> None:
+    def say(text: str) -> None:
+        with progress.hidden():
+            sys.stdout.write(text)
+            sys.stdout.flush()
+
+    done, total = count(1), 2 * len(SIZES) * len(LOGS) * ROUNDS + len(SIZES) * ROUNDS
+    progress.show("measurements", 0, total)
     say("ticks/s appended (beside the raw file of the same row)\n")
     say(f"{'batch':>5} {'fsync':>10} " + " ".join(f"{name:>20}" for name in LOGS) + "\n")
     for size in SIZES:
@@ -140,6 +153,7 @@ def main(seconds: float = 2.0, place: str | None = None) -> None:
             for name, make in list(LOGS.items()) * ROUNDS:
                 with tempfile.TemporaryDirectory(dir=place) as folder, closing(make(Path(folder))) as log:
                     rates[name] = max(rates[name], appended(log, size, seconds, synced=synced))
+                progress.show("measurements", next(done), total)
             cells = (f"{rate:>13,.0f} ({rate / rates['raw file']:.2f})" for rate in rates.values())
             say(
                 f"{size:>5} {'each second' if synced else 'none':>11}"
@@ -148,7 +162,11 @@ def main(seconds: float = 2.0, place: str | None = None) -> None:
             )
     say("\nticks/s read, in portions of 500 (beside decoding alone)\n")
     for size in SIZES:
-        rate, decoding = max(read(size, seconds, place) for _ in range(ROUNDS))
+        found = []
+        for _ in range(ROUNDS):
+            found.append(read(size, seconds, place))
+            progress.show("measurements", next(done), total)
+        rate, decoding = max(found)
         say(f"{size:>5} {rate:>20,.0f} ({rate / decoding:.2f})\n")
 
 

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from itertools import count
 from pathlib import Path
 from typing import ClassVar, Final
 
@@ -16,10 +17,13 @@ import trio
 from polygon_live import logs, wire
 from polygon_live.calendar import all_of_it, always_open
 from polygon_live.calling import InThread
-from polygon_live.config import Operational, Secret
+from polygon_live.commands.progress import Progress
+from polygon_live.config import Secret
 from polygon_live.dial import dial_websocket
 from polygon_live.journal import Journal
+from polygon_live.limits import Turns
 from polygon_live.model import FOURTEEN_SYMBOLS, Batch, pair_of
+from polygon_live.operational import Operational
 from polygon_live.pipeline import Pipeline, Upstream
 from polygon_live.sink import Opened, StoreFacts, Written
 
@@ -92,7 +96,13 @@ async def passed(kind: type[Journal], call: object, events: int, folder: Path) -
     """Ticks a second from the first frame to the last tick in the last store."""
     journal = kind.open(folder, most_bytes=4 << 30, keep_ms=86_400_000, now_ms=wall_ms)
     sinks = [Taking("first"), Taking("second"), Taking("third")]
-    upstream = Upstream(urls=("ws://nowhere",), key=Secret("none"), dial=dial_websocket, frames_max_bytes=2**26)
+    upstream = Upstream(
+        urls=("ws://nowhere",),
+        key=Secret("none"),
+        dial=dial_websocket,
+        frames_max_bytes=2**26,
+        turns=Turns(5.0, wall_ms=wall_ms),
+    )
     pipeline = Pipeline(
         journal=journal,
         call=call,  # type: ignore[arg-type]
@@ -107,7 +117,7 @@ async def passed(kind: type[Journal], call: object, events: int, folder: Path) -
         sync_seconds=1.0,
     )
     assert pipeline.feed is not None
-    frames = pipeline.feed._intake.channel
+    frames = pipeline.feed._standing.intake.channel
     async with trio.open_nursery() as nursery:
         for run in (pipeline._judge, pipeline.keeper.run, *(pump.run for pump in pipeline.pumps)):
             nursery.start_soon(run)
@@ -133,15 +143,20 @@ async def passed(kind: type[Journal], call: object, events: int, folder: Path) -
 def main(place: str | None) -> None:
     logs.configure("warning", "console", ())
     print("events a frame   with journal   without   ratio")  # noqa: T201
-    for events in EVENTS:
-        best: dict[type[Journal], float] = {}
-        for kind, call in ((Journal, InThread), (Unjournaled, Directly)):
-            for _ in range(ROUNDS):
+    kinds = ((Journal, InThread), (Unjournaled, Directly))
+    done, total = count(1), len(EVENTS) * len(kinds) * ROUNDS
+    with Progress() as progress:
+        progress.show("measurements", 0, total)
+        for events in EVENTS:
+            best: dict[type[Journal], float] = {}
+            for kind, call in kinds * ROUNDS:
                 with tempfile.TemporaryDirectory(dir=place) as folder:
                     speed = trio.run(passed, kind, call(), events, Path(folder))
                 best[kind] = max(best.get(kind, 0.0), speed)
-        with_it, without = best[Journal], best[Unjournaled]
-        print(f"{events:>14}   {with_it:>12,.0f}   {without:>7,.0f}   {with_it / without:>5.2f}")  # noqa: T201
+                progress.show("measurements", next(done), total)
+            with_it, without = best[Journal], best[Unjournaled]
+            with progress.hidden():
+                print(f"{events:>14}   {with_it:>12,.0f}   {without:>7,.0f}   {with_it / without:>5.2f}")  # noqa: T201
 
 
 if __name__ == "__main__":

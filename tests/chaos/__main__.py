@@ -10,6 +10,7 @@ from pathlib import Path
 
 import trio
 
+from polygon_live.commands.progress import Progress
 from polygon_live.embedded import Nats, Postgres
 from tests import servers
 from tests.chaos.siege import besiege
@@ -26,19 +27,23 @@ def main() -> None:
     log_path = Path(tempfile.gettempdir(), f"chaos-{asked.seed}.log")
     log_path.unlink(missing_ok=True)
     sys.stderr.write(f"seed {asked.seed}; what the collector logs is in {log_path}\n")
-    with ExitStack() as ending:
+    with Progress() as progress, ExitStack() as ending:
         folder = Path(ending.enter_context(tempfile.TemporaryDirectory(prefix="chaos-")))
         folder.chmod(0o755)
+        progress.wait("starting PostgreSQL and NATS")
         postgres = ending.enter_context(servers.servers(_cluster, folder))()
         nats = ending.enter_context(servers.servers(Nats, folder))()
         kafka = ending.enter_context(servers.servers(Kafka, folder))(start=False)
         base = {"PATH": os.environ["PATH"], "HOME": str(folder)}
         place = Place(postgres, nats, kafka, base, log_path)
-        print(trio.run(_besiege, place, asked))  # noqa: T201
+        account = trio.run(_besiege, place, progress, asked)
+        with progress.hidden():
+            print(account)  # noqa: T201
+        progress.wait("ending the servers")
 
 
-async def _besiege(place: Place, asked: argparse.Namespace) -> object:
-    return await besiege(place, kills=asked.kills, seed=asked.seed, per_second=asked.per_second)
+async def _besiege(place: Place, progress: Progress, asked: argparse.Namespace) -> object:
+    return await besiege(place, progress, kills=asked.kills, seed=asked.seed, per_second=asked.per_second)
 
 
 def _cluster(folder: Path) -> Postgres:

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import attrs
 import trio
 
+from polygon_live.commands.progress import Progress
 from polygon_live.embedded import EmbeddedServer
 from polygon_live.standin import RestStandIn, StandIn
 from polygon_live.standin.history import History
@@ -46,7 +47,7 @@ def _listed(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {number}" for name, number in sorted(counts.items()))
 
 
-async def besiege(place: Place, *, kills: int, seed: int, per_second: int) -> Account:
+async def besiege(place: Place, progress: Progress, *, kills: int, seed: int, per_second: int) -> Account:
     """Raises AssertionError if a promise was not kept. The servers are the caller's alone and run, but for Kafka's."""
     standin = StandIn(key=KEY)
     standin.history = History(most=10**7)
@@ -62,6 +63,7 @@ async def besiege(place: Place, *, kills: int, seed: int, per_second: int) -> Ac
         lines["kafka"].laid() as to_kafka,
         trio.open_nursery() as nursery,
     ):
+        progress.wait("starting Kafka and the collector")
         if isinstance(place.broker, Kafka):
             place.broker.advertised = to_kafka
         await in_thread(place.broker.start)
@@ -77,7 +79,7 @@ async def besiege(place: Place, *, kills: int, seed: int, per_second: int) -> Ac
         )
         service = Service({**addresses, "POLYGON_LIVE_REST_URL": rest_url}, place.log_path)
         servers: dict[str, EmbeddedServer] = {store: place.server(store) for store in STORES}
-        storm = Storm(seed, service, standin, rest, servers, lines, only_held=only_held)
+        storm = Storm(seed, service, standin, rest, servers, lines, progress, only_held=only_held)
         nursery.start_soon(service.run)
         with trio.fail_after(120):
             await standin.subscribed(1, 14)
@@ -86,10 +88,12 @@ async def besiege(place: Place, *, kills: int, seed: int, per_second: int) -> Ac
             await (await service.process()).until_delivered(FIRST_TICKS)
             await storm.rage(kills)
             flowing.cancel_scope.cancel()
+        progress.wait("waiting until nothing is missing any more")
         await settled(await service.process(), flow, SETTLING_SECONDS)
         await service.stop()
         with trio.fail_after(PATIENCE_SECONDS):
             await service.ended.wait()
+        progress.wait("reading what the stores hold")
         found = await everything(place, flow)
         nursery.cancel_scope.cancel()
     assert service.codes == {-signal.SIGKILL: kills, 0: 1}

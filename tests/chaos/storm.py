@@ -13,6 +13,7 @@ from typing import Final
 
 import trio
 
+from polygon_live.commands.progress import Progress
 from polygon_live.embedded import EmbeddedServer
 from polygon_live.standin import RestStandIn, StandIn
 from polygon_live.standin.rest import FAULTS
@@ -40,6 +41,7 @@ class Storm:
         rest: RestStandIn,
         servers: Mapping[str, EmbeddedServer],
         line_of: Mapping[str, Line],
+        progress: Progress,
         *,
         only_held: Sequence[str] = (),
     ) -> None:
@@ -50,6 +52,7 @@ class Storm:
         self._rest = rest
         self._servers = servers
         self._lines = line_of
+        self._progress = progress
         self._only_held = only_held
         self._over = trio.Event()
         self.done: defaultdict[str, Counter[str]] = defaultdict(Counter)
@@ -65,10 +68,13 @@ class Storm:
             nursery.start_soon(self._fate, "collector", ("held",), self._hold_collector, 8.0, 30.0)
             chance = self._chance("kills")
             for number in range(kills):
+                self._progress.show("kills", number, kills)
                 # Half of them soon after the start before.
                 await trio.sleep(chance.uniform(0.0, 3.0) if chance.random() < 0.5 else chance.uniform(3.0, 12.0))
                 stage = await self._service.kill()
                 self._tell("collector", f"killed while {stage}", f"{number + 1} of {kills}")
+            self._progress.show("kills", kills, kills)
+            self._progress.wait("the last faults are got over")
             self._over.set()
 
     def _chance(self, name: str) -> random.Random:
@@ -96,7 +102,8 @@ class Storm:
 
     def _tell(self, name: str, way: str, more: str) -> None:
         self.done[name][way] += 1
-        print(f"{trio.current_time():.1f} {name}: {way}, {more}", flush=True)  # noqa: T201
+        with self._progress.hidden():
+            print(f"{trio.current_time():.1f} {name}: {way}, {more}", flush=True)  # noqa: T201
 
     async def _strike_server(self, name: str, way: str, seconds: float) -> None:
         server = self._servers[name]

