@@ -4,7 +4,11 @@
 
     PolygonLiveError
     ├── ConfigurationError        the operator's: nothing starts, exit 78, every fault listed at once
+    ├── ConfigurationRefused      what the Hub has can't be used: what was in force stays
+    ├── HubError                  Central Hub does not answer, or not in its language
     ├── InternalFault             a bug: exit 70
+    ├── NotUnderTrio              the Python interface was used under another event loop
+    ├── StreamOverflow            who reads the ticks is too slow, and asked for an error
     ├── FeedError                 Polygon or the way there: the feed decides how long to wait (see feed.py)
     │   ├── DialFailed            no WebSocket came about: try the next address
     │   ├── FeedDropped           it was open and is gone, whoever closed it
@@ -14,6 +18,8 @@
     │   └── SubscriptionFailed    logged in, but (some) symbols do not stream
     ├── JournalError              the journal can't be opened or written: exit 74 at the start, 503 while running
     │   └── JournalHeld           another collector has it open
+    ├── CollectorError            the running collector did not answer as it should; the message says what to do
+    │   └── CollectorAway         there is none at its address
     ├── RestError                 Polygon's REST service did not give what was asked for
     └── StoreError                one of the three stores
         ├── StoreUnavailable      away or too slow: try again; what was being written may be there or not
@@ -23,6 +29,8 @@
 
 Foreign errors are translated into these where the foreign library is owned (``engines``), never above.
 """
+
+from collections.abc import Iterator
 
 
 class PolygonLiveError(Exception):
@@ -37,8 +45,28 @@ class ConfigurationError(PolygonLiveError):
         self.faults = faults
 
 
+class ConfigurationRefused(PolygonLiveError):
+    """An operational configuration can't be used as a whole. ``faults`` has one sentence for each thing to mend."""
+
+    def __init__(self, *faults: str) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = faults
+
+
+class HubError(PolygonLiveError):
+    """Central Hub did not give a configuration."""
+
+
 class InternalFault(PolygonLiveError):
     """A bug in feed, validator or journal ended the collector, after a drain."""
+
+
+class NotUnderTrio(PolygonLiveError):
+    """The Python interface was used outside of ``trio.run``."""
+
+
+class StreamOverflow(PolygonLiveError):
+    """Ticks were read too slowly, and there was no room for the next. All before it were read; there are no more."""
 
 
 class FeedError(PolygonLiveError):
@@ -95,6 +123,14 @@ class JournalHeld(JournalError):
     """Another process has the journal open; the message says which."""
 
 
+class CollectorError(PolygonLiveError):
+    """The running collector was asked over HTTP and gave no good answer; the message says why and what to do."""
+
+
+class CollectorAway(CollectorError):
+    """Nobody listens at its address: it does not run, or elsewhere."""
+
+
 class RestError(PolygonLiveError):
     """Polygon's REST service refused, failed or answered nonsense. ``again`` tells whether asking later may help, and
     ``after`` (seconds) when, if the service said so.
@@ -130,3 +166,12 @@ class RowsRefused(StoreError):
 
     ``str(error)`` is the engine's own message.
     """
+
+
+def reasons(why: BaseException) -> Iterator[BaseException]:
+    """The errors themselves: Trio's nurseries group even a single one."""
+    if isinstance(why, BaseExceptionGroup):
+        for inner in why.exceptions:
+            yield from reasons(inner)
+    else:
+        yield why
