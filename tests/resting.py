@@ -16,6 +16,7 @@ from polygon_live.limits import Turns
 from polygon_live.rest import Rest
 from polygon_live.standin import RestStandIn
 from polygon_live.standin.history import History
+from polygon_live.standin.http import HttpStandIn
 from polygon_live.wire import Quote
 
 KEY = "test-key-51ce"
@@ -41,7 +42,7 @@ class _Stream(httpcore.AsyncNetworkStream):
 
 
 class _Backend(httpcore.AsyncNetworkBackend):
-    def __init__(self, standin: RestStandIn, servers: trio.Nursery, unreachable: set[str]) -> None:
+    def __init__(self, standin: HttpStandIn, servers: trio.Nursery, unreachable: set[str]) -> None:
         self._standin = standin
         self._servers = servers
         self._unreachable = unreachable
@@ -73,10 +74,11 @@ class RestWorld:
         self.standin = standin
         self.unreachable: set[str] = set()
         self.began = trio.current_time()
+        self.turns = Turns(per_second, wall_ms=lambda: round(trio.current_time() * 1000))
         self.rest = Rest(
             URL,
             Secret(key),
-            turns=Turns(per_second),
+            turns=self.turns,
             rng=random.Random(7),
             transport=_Transport(_Backend(standin, servers, self.unreachable)),
         )

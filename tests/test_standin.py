@@ -2,6 +2,7 @@
 
 import math
 import random
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import islice
@@ -10,17 +11,18 @@ from pathlib import Path
 import httpx
 import pytest
 import trio
+from trio.testing import MockClock
 from trio_websocket import ConnectionClosed, WebSocketConnection
 
 from polygon_live import wire
 from polygon_live.dial import closed_error, dial_error, dial_websocket
 from polygon_live.errors import ConfigurationError
-from polygon_live.model import FOURTEEN_SYMBOLS, canonical_symbol
+from polygon_live.model import FOURTEEN_SYMBOLS, canonical_symbol, pair_of
 from polygon_live.standin import Connection, Script, StandIn
 from polygon_live.standin.faults import ENDINGS
-from polygon_live.standin.market import INSTRUMENTS, random_walk, real_ticks, replay
+from polygon_live.standin.market import INSTRUMENTS, MORE, random_walk, real_ticks, replay
 from polygon_live.wire import Quote
-from tests.feeding import KEY, World
+from tests.feeding import KEY, World, feeding
 
 NOW_MS = 1_780_401_600_000
 GOOD = Quote("EUR/USD", 1.10010, 1.10000, NOW_MS, 48)
@@ -180,6 +182,61 @@ def test_the_random_walk_quotes_all_fourteen_symbols_plausibly() -> None:
         assert abs(q.b / instrument.price - 1) < 0.05
         assert round(q.b, instrument.decimals) == q.b
         assert q.t == NOW_MS
+
+
+def test_a_pair_that_is_subscribed_to_is_quoted_plausibly_and_the_fourteen_as_often_as_before() -> None:
+    asked_for = frozenset({"EUR/AUD", "CAD/JPY", "XAU/EUR", "USD/HUF", "JPY/USD", "EUR/USD", "NO/PAIR", "EUR/ZZZ"})
+    wanted: frozenset[str] = frozenset()
+    walk = random_walk(28.0, lambda: NOW_MS, random.Random(1), lambda: wanted)
+    assert {q.p for frame, _ in islice(walk, 500) for q in frame} == {pair_of(s) for s in FOURTEEN_SYMBOLS}
+    wanted = asked_for
+    steps = list(islice(walk, 20_000))
+    seconds = sum(seconds for _, seconds in steps)
+    counts = Counter(q.p for frame, _ in steps for q in frame)
+    assert counts.keys() - {pair_of(s) for s in FOURTEEN_SYMBOLS} == asked_for - {"EUR/USD", "NO/PAIR", "EUR/ZZZ"}
+    assert all(1.8 < count / seconds < 2.2 for count in counts.values())
+    expected = {
+        "EUR/AUD": (1.1213 / 0.6520, 5),
+        "CAD/JPY": (151.20 / 1.3980, 3),
+        "XAU/EUR": (2650 / 1.1213, 2),
+        "USD/HUF": (392.0, 3),
+        "JPY/USD": (1 / 151.20, 8),
+    }
+    for q in (q for frame, _ in steps for q in frame if q.p in expected):
+        price, decimals = expected[q.p]
+        assert abs(q.b / price - 1) < 0.05
+        assert 0 < (q.a - q.b) / price < 30 / 10_000
+        assert round(q.b, decimals) == q.b
+    wanted = frozenset()
+    assert {q.p for frame, _ in islice(walk, 500) for q in frame} == {pair_of(s) for s in FOURTEEN_SYMBOLS}
+
+
+def test_for_who_asks_for_all_pairs_there_is_more_than_the_fourteen() -> None:
+    walk = random_walk(28.0, lambda: NOW_MS, random.Random(1), lambda: frozenset("*"))
+    found = {q.p for frame, _ in islice(walk, 2000) for q in frame}
+    assert found == {pair_of(s) for s in FOURTEEN_SYMBOLS} | set(MORE)
+
+
+async def test_it_knows_what_somebody_is_subscribed_to(autojump_clock: MockClock) -> None:
+    async with feeding() as world:
+        assert world.standin.pairs == {"EUR/USD", "XAU/USD"}
+        world.want("EURUSD", "EURAUD")
+        await world.until(1)
+        assert world.standin.pairs == {"EUR/USD", "EUR/AUD"}
+        world.standin.latest.drop()
+        await world.until(2)
+        assert world.standin.pairs == frozenset()
+
+
+async def test_all_pairs_that_are_refused_do_not_stream() -> None:
+    standin = StandIn(key=KEY, script=Script(unauthorized=frozenset({"*"})))
+    async with client(standin) as (ws, connection):
+        await logged_in(ws)
+        await ws.send_message(wire.subscribe(["*", "USD/JPY"]))
+        assert await statuses(ws) == [("error", "not authorized")]
+        assert await statuses(ws) == [("success", "subscribed to: C.USD/JPY")]
+        standin.send([GOOD])
+        assert connection.sent == {}
 
 
 def test_a_file_is_moved_by_one_constant(real_ticks_file: Path) -> None:

@@ -59,6 +59,8 @@ class Connection:
         self._message: list[str] = []
         self.opened_at = trio.current_time()
         self.requests: list[wire.Request] = []
+        self.requested_at: list[float] = []
+        """When each of them came."""
         self.logged_in = False
         self.subscribed: set[str] = set()
         """Pairs in slash form, or ``*``."""
@@ -142,8 +144,9 @@ class Connection:
     # How it works ---------------------------------------------------------------------------------------------------
 
     def _streams(self, pair: str) -> bool:
-        wanted = pair in self.subscribed or EVERYTHING in self.subscribed
-        return wanted and pair not in self.script.mute | self.script.unacknowledged | self.script.unauthorized
+        deaf = self.script.mute | self.script.unacknowledged | self.script.unauthorized
+        everything = EVERYTHING in self.subscribed and EVERYTHING not in deaf
+        return (everything or pair in self.subscribed) and pair not in deaf
 
     def _emit(self, event: ws.Event) -> None:
         with suppress(LocalProtocolError):  # closed already, by either side: nobody hears it
@@ -216,6 +219,7 @@ class Connection:
             self.status("error", "invalid message")
             return
         self.requests.append(request)
+        self.requested_at.append(trio.current_time())
         match request.action:
             case "auth":
                 self._log_in(request.params)

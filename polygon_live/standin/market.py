@@ -4,8 +4,9 @@ A market is an iterable of steps: the quotes of one frame, and how many seconds 
 """
 
 import csv
+import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -47,27 +48,92 @@ INSTRUMENTS: Final = (
     Instrument("XAGUSD", 30.80, 0.022, 3),
 )
 
+CURRENCIES: Final = {
+    "USD": (1.0, 0.3),
+    "EUR": (1.1213, 0.3),
+    "GBP": (1.2710, 0.5),
+    "JPY": (1 / 151.20, 0.4),
+    "AUD": (0.6520, 0.7),
+    "CAD": (1 / 1.3980, 0.6),
+    "NZD": (0.5890, 1.0),
+    "CHF": (1 / 0.8840, 0.7),
+    "CNH": (1 / 7.2510, 1.2),
+    "CZK": (1 / 24.05, 6.0),
+    "DKK": (1 / 6.6520, 2.0),
+    "HKD": (1 / 7.7810, 0.6),
+    "HUF": (1 / 392.0, 8.0),
+    "ILS": (1 / 3.6400, 10.0),
+    "MXN": (1 / 20.30, 4.0),
+    "NOK": (1 / 11.10, 4.0),
+    "PLN": (1 / 4.0800, 5.0),
+    "SEK": (1 / 10.90, 4.0),
+    "SGD": (1 / 1.3450, 1.5),
+    "THB": (1 / 34.50, 8.0),
+    "TRY": (1 / 34.60, 12.0),
+    "ZAR": (1 / 18.15, 8.0),
+    "XAU": (2650.0, 1.4),
+    "XAG": (30.80, 6.0),
+    "XPT": (960.0, 12.0),
+    "XPD": (990.0, 25.0),
+}
+"""What else could be asked for is made of these: US dollars for one, and its part of a spread in basis points."""
+MORE: Final = ("EUR/AUD", "EUR/CHF", "GBP/AUD", "CAD/JPY", "USD/CNH", "USD/MXN", "USD/SEK", "USD/TRY", "XPT/USD")
+"""What there is beside the fourteen for who asks for all pairs: the real market has far more."""
+DIGITS: Final = 5
+"""Of a price, after the first: 1.12130, 151.200."""
 STEP_BPS: Final = 0.15
 PULL: Final = 1e-4
 """How strongly a price is drawn back to where it began: without it, a demo that runs for weeks ends anywhere."""
 MOST_IN_A_FRAME: Final = 3
 
 
-def random_walk(ticks_per_second: float, now_ms: Callable[[], int], rng: random.Random) -> Iterator[Step]:
-    """A market of all fourteen symbols that never closes. ``now_ms`` stamps each quote, Unix milliseconds."""
-    mids = {i.symbol: i.price for i in INSTRUMENTS}
+def made_up(pair: str) -> Instrument | None:
+    """A market in a pair (slash form) that is none of the fourteen; None if one of its halves is no currency here."""
+    base, _, quote = pair.partition("/")
+    if base == quote or base not in CURRENCIES or quote not in CURRENCIES:
+        return None
+    (worth, part), (other_worth, other_part) = CURRENCIES[base], CURRENCIES[quote]
+    price = worth / other_worth
+    return Instrument(base + quote, price, price * (part + other_part) / 10_000, DIGITS - math.floor(math.log10(price)))
+
+
+_NOTHING: Final[frozenset[str]] = frozenset()
+_FOURTEEN: Final = {pair_of(i.symbol): i for i in INSTRUMENTS}
+
+
+def instruments(subscribed: Collection[str]) -> list[Instrument]:
+    """The fourteen, and what else somebody subscribed to (slash form, or ``*``), as far as there is such a thing."""
+    more = {*subscribed, *(MORE if "*" in subscribed else ())} - _FOURTEEN.keys()
+    return [*INSTRUMENTS, *(found for pair in sorted(more) if (found := made_up(pair)) is not None)]
+
+
+def random_walk(
+    ticks_per_second: float,
+    now_ms: Callable[[], int],
+    rng: random.Random,
+    subscribed: Callable[[], Collection[str]] = lambda: _NOTHING,
+) -> Iterator[Step]:
+    """A market that never closes: all fourteen symbols, so many ticks a second together, and beside them every other
+    pair that is ``subscribed`` to (another object whenever that changes), each as often as one of the fourteen.
+    ``now_ms`` stamps each quote, Unix milliseconds.
+    """
+    mids: dict[str, float] = {}
+    pairs: Collection[str] | None = None
+    market: list[Instrument] = []
     while True:
-        moving = rng.choices(INSTRUMENTS, k=rng.randint(1, MOST_IN_A_FRAME))
+        if pairs is not (now := subscribed()):
+            pairs, market = now, instruments(now)
+        moving = rng.choices(market, k=rng.randint(1, MOST_IN_A_FRAME))
         stamp = now_ms()
         quotes = []
         for instrument in moving:
-            mid = mids[instrument.symbol]
+            mid = mids.get(instrument.symbol, instrument.price)
             mid *= 1 + rng.gauss(0, STEP_BPS / 10_000) - PULL * (mid / instrument.price - 1)
             mids[instrument.symbol] = mid
             half = instrument.spread * rng.uniform(0.5, 1.5) / 2
             bid, ask = round(mid - half, instrument.decimals), round(mid + half, instrument.decimals)
             quotes.append(Quote(pair_of(instrument.symbol), ask, bid, stamp, EXCHANGE))
-        yield quotes, rng.expovariate(ticks_per_second / len(quotes))
+        yield quotes, rng.expovariate(ticks_per_second * len(market) / len(INSTRUMENTS) / len(quotes))
 
 
 def real_ticks(path: Path, last_ms: int) -> list[Quote]:

@@ -37,6 +37,8 @@ class StandIn:
         """In memory: addresses at which nobody answers."""
         self.history = History()
         """What the market quoted: for the REST service."""
+        self.pairs: frozenset[str] = frozenset()
+        """What somebody is subscribed to, in slash form, or ``*``; another object when it changes."""
         self._parked = trio.lowlevel.ParkingLot()
 
     # The ways in ----------------------------------------------------------------------------------------------------
@@ -122,4 +124,7 @@ class StandIn:
         return self.latest
 
     def _changed(self) -> None:
+        pairs = frozenset().union(*(c.subscribed for c in self.connections if c.open))
+        if pairs != self.pairs:
+            self.pairs = pairs
         self._parked.unpark_all()
