@@ -177,6 +177,7 @@ class _Pages:
     ) -> None:
         self._client = client
         self._origin = _origin(first)
+        self._endpoint = str(first.copy_with(query=None)).rpartition("/")[0]
         self._next: httpx.URL | None = first
         self._seen = {str(first)}
         self._key = key
@@ -244,6 +245,7 @@ class _Pages:
             case 403:
                 return self._error(f"the plan does not include these data (403{said})", again=False)
             case 429:
+                self._turns.violation(self._endpoint, f"too many requests (429{said})")
                 return self._error(f"too many requests (429{said})", again=True, after=_retry_after(response))
             case _ if response.is_redirect:
                 return self._error(f"it is somewhere else ({code}): correct {VARIABLE}", again=False)

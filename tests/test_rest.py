@@ -3,8 +3,6 @@ from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 import pytest
-import trio
-import trio.testing
 from trio.abc import Clock
 
 from polygon_live import rest
@@ -12,10 +10,11 @@ from polygon_live.config import Secret
 from polygon_live.errors import RestError
 from polygon_live.limits import Turns
 from polygon_live.rest import Rest
-from polygon_live.standin.rest import FAULTS, Answer, Fault
+from polygon_live.standin.http import Answer, Fault
+from polygon_live.standin.rest import FAULTS
 from polygon_live.wire import Quote, Undecodable
 from tests.feeding import Upper
-from tests.resting import KEY, RestWorld, resting
+from tests.resting import KEY, URL, RestWorld, resting
 
 NOON_S = 1_780_401_600
 NOON = NOON_S * 1000
@@ -67,7 +66,7 @@ async def test_pages_are_followed_and_handed_out_in_blocks(autojump_clock: Clock
                 blocks.append(block)
     assert [len(block) for block in blocks] == [1000, 200, 1000, 200, 100]
     assert [q.b for block in blocks for q in block if isinstance(q, Quote)] == [q.b for q in quotes]
-    assert world.asked_at == [0.0, 0.5, 1.0], "at most two requests a second"
+    assert world.asked_at == [0.0, 0.0, 1.0], "at most two requests a second"
 
 
 @pytest.mark.parametrize("as_list", [True, False])
@@ -239,7 +238,7 @@ async def test_an_answer_of_another_shape_is_no_answer(body: object, autojump_cl
 async def test_over_a_socket() -> None:
     quotes = [quote(n, 1.1 + n / 1e4) for n in range(50)]
     async with resting(quotes, largest_page=20) as world, world.standin.listening() as url:
-        client = Rest(url, Secret(KEY), turns=Turns(1e9), rng=Upper())
+        client = Rest(url, Secret(KEY), turns=Turns(1e9, wall_ms=lambda: 0), rng=Upper())
         found: list[Quote | Undecodable] = []
         async with client.quotes("EURUSD", NOON_S, NOON_S) as answer:
             while (block := await answer.block()) is not None:
@@ -247,23 +246,13 @@ async def test_over_a_socket() -> None:
     assert [q.b for q in found if isinstance(q, Quote)] == [q.b for q in quotes]
 
 
-async def test_turns_are_even_and_in_order(autojump_clock: Clock) -> None:
-    taken: list[tuple[int, float]] = []
-    shared = Turns(4)
-
-    async def take(number: int) -> None:
-        nonlocal taken
-        await shared.turn()
-        taken.append((number, trio.current_time() - began))
-
-    began = trio.current_time()
-    async with trio.open_nursery() as nursery:
-        for number in range(4):
-            nursery.start_soon(take, number)
-            await trio.testing.wait_all_tasks_blocked()
-    assert taken == [(0, 0.0), (1, 0.25), (2, 0.5), (3, 0.75)]
-    await trio.sleep(100)
-    began, taken = trio.current_time(), []
-    await take(0)
-    await take(1)
-    assert taken == [(0, 0.0), (1, 0.25)], "a rest saves nothing up"
+async def test_too_many_requests_are_a_violation_and_nothing_else_is(autojump_clock: Clock) -> None:
+    async with resting([quote(0)]) as world:
+        await error_of(world, FAULTS["server-error"])
+        await error_of(world, FAULTS["not-authorized"])
+        assert world.turns.snapshot().violations == {}
+        world.standin.faults.extend([FAULTS["too-many"], FAULTS["too-many-retry-after"]])
+        world.standin.fault = None
+        assert len(await world.all("EURUSD", NOON_S, NOON_S)) == 1
+        assert world.turns.snapshot().violations == {f"{URL}/v3/quotes": 2}
+        assert KEY not in str(world.turns.snapshot())
