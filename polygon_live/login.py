@@ -2,24 +2,23 @@
 
 ::
 
-    greeting ──connected|success──► login ──auth_success──► subscribed
+    greeting ──connected|success──► login ──auth_success──► logged in
        │                              │                         │
        └──────── every status that ends a connection ───────────┴──► raises a FeedError
 
 Each status means something else, and the wrong reaction to one of them makes a collector that dials once a second for
-ever; see the table in the module's tests. Acknowledgements are counted per symbol: Polygon answers an unknown topic
-with silence and a topic outside the plan with an ``error`` that names no topic.
+ever; see the table in the module's tests. Acknowledgements go to ``Subscriptions``, which counts them per symbol:
+Polygon answers an unknown topic with silence and a topic outside the plan with an ``error`` that names no topic.
 """
 
 from collections import deque
-from collections.abc import Iterable
 from enum import Enum
 from typing import Final
 
 from polygon_live import wire
 from polygon_live.config import Secret
 from polygon_live.errors import FeedDropped, FeedError, LoginRefused, TooManyConnections
-from polygon_live.model import canonical_symbol, pair_of
+from polygon_live.subscriptions import Subscriptions
 
 SAID_LIMIT: Final = 500
 """Characters: what Polygon says is remembered, told and shown, and no frame has a limit."""
@@ -30,23 +29,22 @@ class Phase(Enum):
 
     GREETING = "waiting for the greeting"
     LOGIN = "waiting for the answer to the login"
-    SUBSCRIBED = "subscriptions sent"
+    LOGGED_IN = "logged in"
 
 
 class Login:
-    """Greets, authenticates, subscribes. ``acknowledged`` holds the symbols that Polygon confirmed."""
+    """Greets, authenticates, and goes on hearing what is said of the connection."""
 
-    def __init__(self, key: Secret, symbols: Iterable[str]) -> None:
+    def __init__(self, key: Secret, subscriptions: Subscriptions) -> None:
         self._key = key
-        self._symbols = tuple(symbols)
+        self._subscriptions = subscriptions
         self.phase = Phase.GREETING
-        self.acknowledged: set[str] = set()
         self.refusals: deque[str] = deque(maxlen=20)
-        self.unknown: deque[wire.Status] = deque(maxlen=20)
-        """To be told: whoever does takes them out."""
+        self.told: deque[wire.Status] = deque(maxlen=20)
+        """Refusals and what is not known, to be told: whoever does takes them out."""
 
     def hear(self, status: wire.Status) -> str | None:
-        """Take in one status; the text to send in answer, if any. Raises the FeedError that ends the connection."""
+        """Take in one status; the login to send in answer, if any. Raises the FeedError that ends the connection."""
         said = status.message.replace(self._key.reveal(), "***")  # should Polygon ever repeat it
         status = wire.Status(status.status[:SAID_LIMIT], said[:SAID_LIMIT])
         match status.status:
@@ -54,41 +52,30 @@ class Login:
                 self.phase = Phase.LOGIN
                 return wire.authenticate(self._key.reveal())
             case "auth_success" if self.phase is Phase.LOGIN:
-                self.phase = Phase.SUBSCRIBED
-                return wire.subscribe([pair_of(s) for s in self._symbols])
+                self.phase = Phase.LOGGED_IN
             case "success":
-                self._acknowledge(status.message)
+                self._subscriptions.acknowledge(status.message)
             case "error" if "real-time" in status.message.casefold() or "real time" in status.message.casefold():
                 msg = f"the key's plan has no real-time forex data; Polygon says: {status.message!r}"
                 raise LoginRefused(msg, reason="no_plan")
             case "error":
                 self.refusals.append(status.message)
+                self.told.append(status)
             case "connected" | "auth_success":
                 pass  # said twice; nothing follows from it
             case _:
                 self._end(status)
         return None
 
-    def missing(self) -> list[str]:
-        """Symbols asked for and not acknowledged, in the order in which they were asked for."""
-        return [s for s in self._symbols if s not in self.acknowledged]
-
-    def _acknowledge(self, message: str) -> None:
-        said, _, topic = message.partition(":")
-        try:
-            symbol = canonical_symbol(topic.strip())
-        except ValueError:
-            return
-        if "unsubscribed" in said.casefold():
-            self.acknowledged.discard(symbol)
-        elif "subscribed" in said.casefold() and symbol in self._symbols:
-            self.acknowledged.add(symbol)
+    def said(self) -> str:
+        """The last refusal, as the end of a sentence."""
+        return f"; Polygon says: {self.refusals[-1]!r}" if self.refusals else ""
 
     def _end(self, status: wire.Status) -> None:
         error = ending(status)
         if error is not None:
             raise error
-        self.unknown.append(status)
+        self.told.append(status)
 
 
 def ending(status: wire.Status) -> FeedError | None:

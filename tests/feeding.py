@@ -1,6 +1,8 @@
 """The feed and the validator on a stand-in Polygon in memory, in virtual time."""
 
+import math
 import random
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -9,11 +11,13 @@ import trio.testing
 
 from polygon_live import wire
 from polygon_live.calendar import Sessions, always_open
-from polygon_live.config import Limits, Secret
+from polygon_live.config import Secret
 from polygon_live.dial import Dial
 from polygon_live.feed import Feed
 from polygon_live.frames import open_frames, parted
+from polygon_live.limits import Turns
 from polygon_live.model import Interruption, Reject, Tick, pair_of
+from polygon_live.operational import Limits, Operational
 from polygon_live.standin import Connection, StandIn
 from polygon_live.validate import Validator
 
@@ -46,28 +50,34 @@ class World:
         key: str = KEY,
         frames_max: int = 2**20,
         reconnect_delay: float = 5.0,
+        per_second: float = 5.0,
     ) -> None:
         self.standin = standin
         self.began = trio.current_time()
         self._starts_ms = starts_ms
         self.validator = Validator(symbols, Limits(), now_ms=self.wall_ms, first_seq=0)
+        self.turns = Turns(per_second, wall_ms=self.wall_ms)
         frames_in, self.frames = open_frames(frames_max)
         self.feed = Feed(
             urls=urls,
             key=Secret(key),
             symbols=symbols,
             reconnect_delay=reconnect_delay,
+            turns=self.turns,
             frames=frames_in,
-            heard=self.validator.heard,
+            heard=lambda symbol: self._heard.get(symbol, -math.inf),
             wall_ms=self.wall_ms,
             rng=Upper(),
             dial=dial,
             sessions=sessions,
         )
+        self._heard: dict[str, float] = {}
         self.ticks: list[Tick] = []
         self.rejects: list[Reject] = []
         self.heard: list[Tick | Interruption] = []
         """Everything in its order."""
+        self.quotes: Counter[str] = Counter()
+        """How many came of each pair, whatever the validator makes of them: it knows the symbols of the beginning."""
 
     def wall_ms(self) -> int:
         return self._starts_ms + round(self.now * 1000)
@@ -105,6 +115,9 @@ class World:
                 if isinstance(part, Interruption):
                     self.heard.append(part)
                     continue
+                quotes = [e for frame in part for e in wire.decode(frame.data) if isinstance(e, wire.Quote)]
+                self.quotes.update(q.p for q in quotes)
+                self._heard.update({q.p.replace("/", ""): trio.current_time() for q in quotes})
                 ticks, refused = self.validator.judge(part, trio.current_time())
                 self.heard += ticks
                 self.ticks += ticks
@@ -112,7 +125,7 @@ class World:
 
     def quote(self, symbol: str = "EURUSD") -> wire.Quote:
         """A good quote of now, another one at each millisecond."""
-        bid = PRICES[symbol]
+        bid = PRICES.get(symbol, 1.5)
         return wire.Quote(pair_of(symbol), round(bid * 1.0001, 5), bid, self.wall_ms(), 48)
 
     async def stream(self, seconds: float, *symbols: str) -> None:
@@ -120,6 +133,10 @@ class World:
         for _ in range(round(seconds)):
             self.standin.send([self.quote(s) for s in symbols or PRICES])
             await trio.sleep(1)
+
+    def want(self, *symbols: str, reconnect_delay: float = 5.0) -> None:
+        """Reconfigure the feed."""
+        self.feed.reconfigure(Operational(symbols=symbols, websocket_reconnect_delay=reconnect_delay))
 
     async def until(self, seconds: float) -> None:
         """Let time pass until so many seconds after the beginning, and everything that is due then happen."""

@@ -201,6 +201,10 @@ async def test_the_next_address_is_tried_at_once(autojump_clock: MockClock) -> N
 async def test_a_refused_login_says_which_and_waits_five_minutes(
     autojump_clock: MockClock, script: Script, key: str, reason: str, words: str
 ) -> None:
+    with capture_logs() as logs:
+        async with feeding(StandIn(key=KEY, script=script), key=key) as world:
+            await world.until(1)
+    assert [(line["event"], line["log_level"]) for line in logs] == [("reconnecting", "error")]
     async with feeding(StandIn(key=KEY, script=script), key=key) as world:
         await world.until(1)
         snapshot = world.feed.snapshot()
@@ -226,16 +230,20 @@ async def test_a_plan_without_any_of_the_symbols_is_told_and_waits_five_minutes(
 
 async def test_ticks_without_any_acknowledgement_are_taken(autojump_clock: MockClock) -> None:
     standin = StandIn(key=KEY, script=Script(acks="none"))
-    async with feeding(standin) as world, trio.open_nursery() as nursery:
-        await world.subscribed()
-        nursery.start_soon(world.stream, 600, "EURUSD")
-        await world.until(11)
-        assert world.state == "streaming"
-        await world.until(599)
-        assert world.dialled == [0, 25]  # for the sake of the other symbol, once
-        assert world.state == "streaming"
-        assert world.feed.snapshot().silent == ("XAUUSD",)
-        nursery.cancel_scope.cancel()
+    with capture_logs() as logs:
+        async with feeding(standin) as world, trio.open_nursery() as nursery:
+            await world.subscribed()
+            nursery.start_soon(world.stream, 600, "EURUSD")
+            await world.until(11)
+            assert world.state == "streaming"
+            await world.until(599)
+            assert world.dialled == [0, 25]  # for the sake of the other symbol, once
+            assert world.state == "streaming"
+            assert world.feed.snapshot().silent == ("XAUUSD",)
+            nursery.cancel_scope.cancel()
+    said = [line["event"] for line in logs]
+    assert CONNECTED not in said
+    assert said.count("ticks come, though Polygon has acknowledged no subscription") == 2
 
 
 async def test_a_login_that_times_out_is_no_refusal(autojump_clock: MockClock) -> None:
@@ -555,7 +563,8 @@ async def test_statuses_in_the_middle_of_a_stream_are_heard_and_end_nothing(auto
             for status in ("error", "connected", "auth_success", "maintenance"):
                 connection.status(status, "something")
             await world.stream(3)
-        assert [(entry["status"], entry["message"]) for entry in logs] == [("maintenance", "something")]
+        assert [(e["status"], e["message"]) for e in logs if "status" in e] == [("maintenance", "something")]
+        assert [e["endpoint"] for e in logs if "endpoint" in e] == [f"{URL} subscribe"]
         assert world.dialled == [0]
         assert len(world.ticks) == 12
         assert world.feed.snapshot().refusals == ("something",)

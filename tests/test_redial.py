@@ -52,3 +52,34 @@ def test_another_instance_is_given_way() -> None:
     evicted = TooManyConnections("evicted")
     assert [redial.after(evicted, streamed=s, now=n) for s, n in ((0, 0), (20, 90), (20, 200))] == [60, 60, 900]
     assert redial.after(evicted, streamed=20, now=601 + 200) == 60  # those before have left the ten minutes
+
+
+def test_another_delay_acts_on_the_wait_that_has_begun_and_keeps_its_place() -> None:
+    redial = Redial(5.0, Upper())
+    assert delays(redial, 0, 0, 0) == [5, 10, 20]
+    redial.change(1.0)
+    assert redial.seconds == 4
+    redial.change(90.0)
+    assert redial.seconds == 90
+    redial.change(2.0)
+    assert delays(redial, 0, 0) == [16, 32]
+
+
+@given(st.floats(0.1, 300), st.integers(0, 200), st.integers())
+def test_waits_are_drawn_from_the_upper_half(first: float, failures: int, seed: int) -> None:
+    redial = Redial(first, random.Random(seed))
+    for n in range(failures):
+        bound = min(max(60.0, first), first * 2.0**n)
+        seconds = redial.after(CUT, streamed=0, now=0)
+        assert bound / 2 <= seconds <= bound
+        assert redial.seconds == seconds, "the same however often it is asked for"
+
+
+def test_what_is_no_matter_of_the_delay_is_not_changed_by_it() -> None:
+    redial = Redial(5.0, Upper())
+    redial.after(LoginRefused("no", reason="wrong_key"), streamed=0, now=0)
+    redial.change(1.0)
+    assert redial.seconds == 300
+    redial.after(TooManyConnections("evicted"), streamed=0, now=0)
+    redial.change(2.0)
+    assert redial.seconds == 60

@@ -4,7 +4,15 @@ import math
 from itertools import pairwise
 
 from polygon_live.calendar import always_open, open_since
-from polygon_live.watch import ACK_SECONDS, LOOK_AGAIN_SECONDS, MUTE_SECONDS, Decision, SymbolWatch
+from polygon_live.watch import (
+    ACK_SECONDS,
+    ADDED_SECONDS,
+    LOOK_AGAIN_SECONDS,
+    MUTE_SECONDS,
+    QUIET_SECONDS,
+    Decision,
+    SymbolWatch,
+)
 
 SATURDAY_MS = 1_780_750_000_000  # 2026-06-06 12:46 UTC
 BOTH = {"EURUSD", "XAUUSD"}
@@ -25,24 +33,28 @@ class World:
         self.now = now
         return self.watch.decide(acknowledged, now)
 
+    def subscribed(self, now: float) -> None:
+        self.watch.connected()
+        self.watch.asked(list(self.heard), now)
+
     def tick(self, symbol: str, now: float) -> None:
         self.heard[symbol] = now
 
 
 def nothing(decision: Decision) -> bool:
-    return not (decision.resubscribe or decision.reconnect or decision.report)
+    return not (decision.resubscribe or decision.reconnect or decision.report or decision.added_silent)
 
 
 def test_one_symbol_without_acknowledgement_is_resubscribed_then_reconnected_once_then_reported() -> None:
     world = World()
-    world.watch.subscribed(0.0)
+    world.subscribed(0.0)
     first = world.at(0.0, {"EURUSD"})
     assert nothing(first)
     assert first.ask_again == ACK_SECONDS
     assert world.at(10.0, {"EURUSD"}).resubscribe == ("XAUUSD",)
     assert nothing(world.at(19.9, {"EURUSD"}))
     assert world.at(20.0, {"EURUSD"}).reconnect == ("XAUUSD",)
-    world.watch.subscribed(30.0)
+    world.subscribed(30.0)
     assert world.at(40.0, {"EURUSD"}).report == ("XAUUSD",)
     assert world.watch.silent() == ("XAUUSD",)
     for later in (41.0, 100.0, 200.0):
@@ -51,7 +63,7 @@ def test_one_symbol_without_acknowledgement_is_resubscribed_then_reconnected_onc
 
 def test_acknowledged_and_mute_takes_the_same_steps() -> None:
     world = World()
-    world.watch.subscribed(0.0)
+    world.subscribed(0.0)
     world.tick("EURUSD", 1.0)
     world.tick("XAUUSD", 5.0)
     for now in (100.0, 200.0, 300.0):
@@ -61,17 +73,17 @@ def test_acknowledged_and_mute_takes_the_same_steps() -> None:
     assert world.at(5.0 + MUTE_SECONDS).resubscribe == ("XAUUSD",)
     world.tick("EURUSD", 600.0)
     assert world.at(305.0 + MUTE_SECONDS).reconnect == ("XAUUSD",)
-    world.watch.subscribed(610.0)
+    world.subscribed(610.0)
     world.tick("EURUSD", 900.0)
     assert world.at(610.0 + MUTE_SECONDS).report == ("XAUUSD",)
 
 
 def test_a_tick_undoes_it_all() -> None:
     world = World()
-    world.watch.subscribed(0.0)
+    world.subscribed(0.0)
     world.at(10.0, {"EURUSD"})
     world.at(20.0, {"EURUSD"})
-    world.watch.subscribed(30.0)
+    world.subscribed(30.0)
     world.at(40.0, {"EURUSD"})
     world.tick("EURUSD", 50.0)
     world.tick("XAUUSD", 50.0)
@@ -83,7 +95,7 @@ def test_a_tick_undoes_it_all() -> None:
 
 def test_for_a_symbol_that_seldom_ticks_the_others_are_not_interrupted_twice_an_hour() -> None:
     world = World()
-    world.watch.subscribed(0.0)
+    world.subscribed(0.0)
     reconnects, reported = [], 0
     for now in range(0, 3 * 3600, 10):
         world.tick("EURUSD", now)
@@ -93,7 +105,7 @@ def test_for_a_symbol_that_seldom_ticks_the_others_are_not_interrupted_twice_an_
         reported += len(decision.report)
         if decision.reconnect:
             reconnects.append(now)
-            world.watch.subscribed(now)
+            world.subscribed(now)
     assert len(reconnects) == 3
     assert all(b - a >= 3600 for a, b in pairwise(reconnects))
     assert reported > 5
@@ -101,7 +113,7 @@ def test_for_a_symbol_that_seldom_ticks_the_others_are_not_interrupted_twice_an_
 
 def test_a_closed_market_is_silent_for_good_reason_and_its_opening_starts_the_clock() -> None:
     world = World(open_since)
-    world.watch.subscribed(0.0)
+    world.subscribed(0.0)
     decision = world.at(30_000.0)
     assert nothing(decision)
     assert decision.ask_again == 30_000.0 + LOOK_AGAIN_SECONDS
@@ -112,7 +124,104 @@ def test_a_closed_market_is_silent_for_good_reason_and_its_opening_starts_the_cl
 
 def test_a_reconnect_for_silence_counts_for_every_symbol() -> None:
     world = World()
-    world.watch.subscribed(0.0)
+    world.subscribed(0.0)
     world.watch.reconnecting(35.0)
-    world.watch.subscribed(40.0)
+    world.subscribed(40.0)
     assert world.at(40.0 + MUTE_SECONDS).report == ("EURUSD", "XAUUSD")
+
+
+def test_an_added_symbol_has_its_time_and_is_told_once_and_never_reconnected_for() -> None:
+    world = World()
+    world.subscribed(0.0)
+    world.heard["EURAUD"] = -math.inf
+    assert world.watch.want([*BOTH, "EURAUD"]) == ["EURAUD"]
+    assert world.watch.added() == ("EURAUD",), "though it was not asked for yet"
+    assert nothing(world.at(5.0)), "its time has not begun"
+    world.watch.asked(["EURAUD"], 100.0)
+    for symbol in BOTH:
+        world.tick(symbol, 100.0)
+    assert world.at(110.0).resubscribe == ("EURAUD",)
+    world.watch.asked(["EURAUD"], 110.0)
+    assert nothing(world.at(159.9))
+    told = world.at(160.0)
+    assert told == Decision((), (), (), ("EURAUD",), 160.0 + LOOK_AGAIN_SECONDS)
+    assert told.silent == ("EURAUD",)
+    assert (world.watch.added(), world.watch.added_silent(), world.watch.silent()) == ((), ("EURAUD",), ())
+    for now in range(200, 20_000, 100):
+        for symbol in BOTH:
+            world.tick(symbol, now)
+        assert nothing(world.at(now))
+    world.watch.reconnecting(20_000.0)
+    world.subscribed(20_010.0)
+    assert nothing(world.at(20_020.0))
+    assert world.watch.added_silent() == ("EURAUD",)
+    world.tick("EURAUD", 20_030.0)
+    assert world.watch.added_silent() == ()
+
+
+def test_an_added_symbol_that_is_acknowledged_is_asked_for_anew_when_its_time_is_over() -> None:
+    world = World()
+    world.subscribed(0.0)
+    world.heard["EURAUD"] = -math.inf
+    world.watch.want([*BOTH, "EURAUD"])
+    world.watch.asked(["EURAUD"], 10.0)
+    every = {*BOTH, "EURAUD"}
+    assert world.at(10.0, every).ask_again == 10.0 + ADDED_SECONDS
+    over = world.at(70.0, every)
+    assert (over.resubscribe, over.added_silent) == (("EURAUD",), ("EURAUD",))
+
+
+def test_once_it_has_ticked_an_added_symbol_is_one_like_the_others() -> None:
+    world = World()
+    world.subscribed(0.0)
+    world.heard["EURAUD"] = -math.inf
+    world.watch.want([*BOTH, "EURAUD"])
+    world.watch.asked(["EURAUD"], 10.0)
+    every = {*BOTH, "EURAUD"}
+    world.tick("EURAUD", 11.0)
+    for now in (12.0, 311.0, 611.0):
+        for symbol in BOTH:
+            world.tick(symbol, now)
+        decision = world.at(now, every)
+    assert decision.reconnect == ("EURAUD",)
+
+
+def test_an_added_symbol_counts_from_when_each_connection_was_asked_for_it() -> None:
+    world = World()
+    world.watch.want([*BOTH, "EURAUD"])
+    world.heard["EURAUD"] = -math.inf
+    world.watch.reconnecting(5.0)
+    world.subscribed(10.0)
+    assert nothing(world.at(19.9, BOTH))
+    assert world.at(20.0, BOTH).resubscribe == ("EURAUD",), "a reconnect for silence was not for it"
+    world.subscribed(50.0)
+    for symbol in BOTH:
+        world.tick(symbol, 51.0)
+    assert world.at(60.0, BOTH).resubscribe == ("EURAUD",)
+    assert world.at(110.0, BOTH).added_silent == ("EURAUD",)
+
+
+def test_one_that_is_no_longer_wanted_is_no_longer_watched() -> None:
+    world = World()
+    world.subscribed(0.0)
+    world.at(10.0, {"EURUSD"})
+    world.at(20.0, {"EURUSD"})
+    world.subscribed(30.0)
+    assert world.at(40.0, {"EURUSD"}).report == ("XAUUSD",)
+    assert world.watch.want(["EURUSD"]) == []
+    assert world.watch.silent() == ()
+    world.watch.asked(["XAUUSD"], 50.0)
+    assert world.watch.want(BOTH) == ["XAUUSD"]
+    assert world.watch.added() == ("XAUUSD",), "from the beginning"
+
+
+def test_a_silent_connection_may_be_in_order() -> None:
+    world = World()
+    assert not world.watch.may_be_silent(100.0, alive=True)
+    world.watch.reconnecting(100.0)
+    assert world.watch.may_be_silent(100.0 + QUIET_SECONDS - 1, alive=True)
+    assert not world.watch.may_be_silent(100.0 + QUIET_SECONDS - 1, alive=False)
+    assert not world.watch.may_be_silent(100.0 + QUIET_SECONDS, alive=True)
+    closed = World(open_since)
+    assert closed.watch.may_be_silent(100.0, alive=True)
+    assert not closed.watch.may_be_silent(100.0, alive=False), "once: it may be half-open"
