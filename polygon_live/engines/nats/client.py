@@ -1,86 +1,47 @@
-"""The connection to NATS and its thread.
+"""The connection over which ticks go out.
 
-nats-py lives on asyncio. It gets an event loop in a thread of its own (an anyio portal), and one hop there and back a
-batch. That thread is a daemon and nobody waits for it: a server that hangs must not hang the exit.
-
-The library's own reconnecting is off. It would send what it has buffered again by itself, mixed into whatever comes
-next; here a connection that ends is an error, and the pump decides what is sent again. So one connection is one
-generation: a PONG on it follows everything that was published on it.
+One hop into the connection's thread and back a batch. One connection is one generation: a PONG on it follows
+everything that was published on it, and the pump decides what is sent again when it ends.
 """
 
 import asyncio
-import socket
-import threading
-from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import Future
-from contextlib import suppress
-from functools import partial
-from typing import Any, Final, TypeVar
+from collections.abc import Sequence
+from typing import Final
 
-import anyio
-import trio
-from anyio.from_thread import BlockingPortal
 from nats import errors
 from nats.aio.client import Client
 
 from polygon_live.config import NatsAccess
-from polygon_live.engines.nats.errors import permission_refusals, translated
+from polygon_live.engines.nats.errors import translated
+from polygon_live.engines.nats.link import SERVER_SECONDS, Connection, Link
 from polygon_live.engines.nats.modes import JetStream, Knowledge, Message, Mode, add_stream, mode_of
-from polygon_live.engines.nats.security import CarefulClient, checked_creds, context_of
-from polygon_live.engines.nats.servers import Server, Servers
-from polygon_live.errors import StoreError, StoreMisconfigured, StoreUnavailable
+from polygon_live.engines.nats.servers import Server
+from polygon_live.errors import StoreMisconfigured, StoreUnavailable
 from polygon_live.sink import StoreFacts
 
-SERVER_SECONDS: Final = 2.0
-"""For each step of one server's greeting."""
 LEAST_PAYLOAD: Final = 4096
 """A tick is some 350 bytes; the servers' own default is 1 MiB."""
-CLOSE_SECONDS: Final = 1.0
 SET_UP_SECONDS: Final = 10.0
 ASK_AGAIN_SECONDS: Final = 30.0
 """How old the knowledge of a stream may be: streams are made, changed and removed while we are connected."""
 
-T = TypeVar("T")
 
-
-class NatsClient:
-    """One connection to one of the servers, as a Trio task sees it. Nothing waits longer than its limit."""
+class NatsClient(Link):
+    """Hands over batches of ticks, and knows what became of each."""
 
     def __init__(self, access: NatsAccess, name: str, *, connect_seconds: float, publish_seconds: float) -> None:
-        self._access = access
-        self._name = name
-        self._connect_seconds = connect_seconds
+        super().__init__(access, name, connect_seconds=connect_seconds)
         self._publish_seconds = publish_seconds
-        self._portal: BlockingPortal | None = None
-        self._servers = Servers(access.urls)
-        self._server: Server | None = None
-        """The one that we are connected to, or tried last."""
-        self._client: _Connection | None = None
         self._mode: Mode | None = None
         self._known = Knowledge()
         self._asked = 0.0
         """When, by the loop's clock, the mode was last looked at."""
-        self._failed: StoreError | None = None
-        """The reason that tells most, of those for which servers were given up since the last connection."""
-        self._heard: list[Exception] = []
-        """What the server said out of turn on this connection."""
         self.facts = StoreFacts()
 
     @property
     def keeps(self) -> bool:
         """Whether what is acknowledged on this connection is kept by a stream."""
         return self._mode is not None and self._mode.stream is not None
-
-    async def connect(self) -> None:
-        """To any of the servers; what is left of an earlier connection is dropped. Raises StoreUnavailable,
-        StoreMisconfigured.
-        """
-        try:
-            await self._run(self._connect, seconds=self._connect_seconds, doing="connecting")
-        except StoreUnavailable:
-            if self._failed is not None:  # which tells more than that there was no time left for the other servers
-                raise self._failed from None
-            raise
 
     async def publish(self, messages: Sequence[Message]) -> None:
         """All of them, in order; return when the server, or the stream, has them all. Raises StoreUnavailable,
@@ -95,85 +56,25 @@ class NatsClient:
         """Unless there is one that keeps the ticks. Raises StoreUnavailable, StoreMisconfigured."""
         await self._run(self._add_stream, name, seconds=SET_UP_SECONDS, doing="making a stream")
 
-    def close(self) -> None:
-        """Drop the connection and let the thread end. Nobody waits for either."""
-        if self._portal is not None:
-            self._portal.start_task_soon(self._leave, self._portal)
-            self._portal = None
-
-    async def _run(self, work: Callable[..., Awaitable[T]], *args: Any, seconds: float, doing: str) -> T:
-        if self._portal is None:
-            self._portal = _portal_in_a_thread()
-        token, done = trio.lowlevel.current_trio_token(), trio.Event()
-
-        def tell(_: object) -> None:
-            with suppress(trio.RunFinishedError):
-                token.run_sync_soon(done.set)
-
-        future = self._portal.start_task_soon(work, *args)
-        future.add_done_callback(tell)
-        try:
-            with trio.fail_after(seconds):
-                await done.wait()
-            return future.result()
-        except trio.TooSlowError:
-            raise StoreUnavailable(f"NATS {self._where()} did not answer within {seconds:g} s of {doing}") from None
-        finally:
-            future.cancel()
-
     # In the thread --------------------------------------------------------------------------------------------------
 
-    async def _connect(self) -> None:
-        await self._drop()
-        self._failed = None
-        for server in self._servers.in_turn():
-            self._servers.failed(server)  # so it is taken until it has answered: there may be no time left to say so
-            try:
-                await self._connect_to(server)
-            except StoreError as why:
-                answers = self._client is not None and self._client.is_connected
-                await self._drop()
-                if self._failed is None or answers or isinstance(why, StoreMisconfigured):
-                    self._failed = why
-            else:
-                self._failed = None
-                return
-        assert self._failed is not None  # noqa: S101  # the settings hold at least one address
-        raise self._failed
-
-    async def _connect_to(self, server: Server) -> None:
-        self._server = server
-        client = self._client = _Connection(only_tls=server.encrypted or self._access.ca_file is not None)
-        heard = self._heard = []
-
-        async def hear(why: Exception) -> None:
-            heard.append(why)
-
-        try:
-            await client.connect(
-                servers=[server.url.reveal()],
-                name=self._name,
-                error_cb=hear,
-                allow_reconnect=False,
-                max_reconnect_attempts=1,  # the library's least
-                reconnect_time_wait=0,
-                connect_timeout=SERVER_SECONDS,  # type: ignore[arg-type]  # fractions are as good
-                user_credentials=checked_creds(self._access.creds_file),
-                tls=context_of(self._access.ca_file),
-                tls_hostname=server.certified,
-            )
-            mode = self._mode = await mode_of(client, SERVER_SECONDS, self._known)
-            await mode.listen()
-        except Exception as why:  # noqa: BLE001  # everything is translated
-            # The library hides the reason behind "no servers available", but told it before.
-            reason = heard[-1] if isinstance(why, errors.NoServersError) and heard else why
-            raise translated(reason, server.address) from None
+    async def _begin(self, client: Connection) -> None:
+        mode = self._mode = await mode_of(client, SERVER_SECONDS, self._known)
+        await mode.listen()
         if client.max_payload < LEAST_PAYLOAD:
             raise StoreMisconfigured(
-                f"NATS {server.address} takes messages of at most {client.max_payload} bytes: raise its max_payload"
+                f"NATS {self._where()} takes messages of at most {client.max_payload} bytes: raise its max_payload"
             )
-        self._servers.answered(server, client.discovered_servers)
-        self._note(client, server, mode)
+
+    async def _connect_to(self, server: Server) -> None:
+        await super()._connect_to(server)
+        assert self._client is not None  # noqa: S101  # the two that were just made
+        assert self._mode is not None  # noqa: S101
+        self._note(self._client, server, self._mode)
+
+    async def _drop(self) -> None:
+        self._mode = None
+        await super()._drop()
 
     def _note(self, client: Client, server: Server, mode: Mode) -> None:
         """What is known now, for /state and for the next connection."""
@@ -210,21 +111,10 @@ class NatsClient:
         client, mode, server = self._client, self._mode, self._server
         if client is None or mode is None or server is None or not client.is_connected:
             raise StoreUnavailable(f"the connection to NATS {self._where()} is gone")
-        heard = self._heard
-        heard.clear()
-        failed: Exception | None = None
-        try:
-            with client.lasting():
-                if asyncio.get_running_loop().time() - self._asked > ASK_AGAIN_SECONDS:
-                    mode = await self._look_again(client, server, mode)
-                await mode.publish(messages, self._publish_seconds)
-        except Exception as why:  # noqa: BLE001  # everything is translated
-            failed = why
-        reasons = [*permission_refusals(heard), *([failed] if failed else heard)]
-        if reasons or not client.is_connected:
-            await self._drop()
-            ended = StoreUnavailable(f"the connection to NATS {server.address} ended while a batch was on its way")
-            raise translated(reasons[0] if reasons else ended, server.address)
+        async with self._saying(client):
+            if asyncio.get_running_loop().time() - self._asked > ASK_AGAIN_SECONDS:
+                mode = await self._look_again(client, server, mode)
+            await mode.publish(messages, self._publish_seconds)
 
     async def _add_stream(self, name: str) -> None:
         if self._client is None or isinstance(self._mode, JetStream):
@@ -233,27 +123,6 @@ class NatsClient:
             await add_stream(self._client, name)
         except errors.Error as why:
             raise translated(why, self._where()) from None
-
-    async def _drop(self) -> None:
-        """Let go without a goodbye: the library's would wait for a server that takes nothing any more."""
-        client, self._client, self._mode = self._client, None, None
-        if client is None:
-            return
-        if self._server is not None:
-            self._servers.failed(self._server)
-        writer = getattr(client._transport, "_io_writer", None)  # noqa: SLF001  # it has no public way to do this
-        if writer is not None:
-            writer.transport.abort()
-        with suppress(Exception):
-            async with asyncio.timeout(CLOSE_SECONDS):
-                await client.close()
-
-    async def _leave(self, portal: BlockingPortal) -> None:
-        await self._drop()
-        await portal.stop(cancel_remaining=True)
-
-    def _where(self) -> str:
-        return self._server.address if self._server is not None else ", ".join(self._servers.addresses)
 
 
 async def create_stream(access: NatsAccess, name: str = "TICKS") -> None:
@@ -264,53 +133,3 @@ async def create_stream(access: NatsAccess, name: str = "TICKS") -> None:
         await client.add_stream(name)
     finally:
         client.close()
-
-
-class _Connection(CarefulClient):
-    """Ends what is done on it when it ends itself: the library leaves those who wait for an answer waiting."""
-
-    def __init__(self, *, only_tls: bool) -> None:
-        super().__init__(only_tls=only_tls)
-        self._scope = anyio.CancelScope()
-
-    def lasting(self) -> anyio.CancelScope:
-        """Around a piece of work, which is left when the connection has ended."""
-        self._scope = anyio.CancelScope()
-        return self._scope
-
-    async def _close(self, status: int, do_cbs: bool = True) -> None:  # noqa: FBT001, FBT002  # the library's own
-        self._scope.cancel()
-        await super()._close(status, do_cbs)
-
-
-class _Loop(asyncio.SelectorEventLoop):
-    """Looks up hosts in daemon threads. asyncio's own threads for that are waited for when the process ends, and a
-    name server that does not answer takes longer than anybody waits.
-    """
-
-    async def getaddrinfo(self, *what: Any, **how: Any) -> Any:
-        found: Future[Any] = Future()
-
-        def look_up() -> None:
-            found.set_running_or_notify_cancel()
-            try:
-                found.set_result(socket.getaddrinfo(*what, **how))
-            except Exception as why:  # noqa: BLE001  # raised where it is waited for
-                found.set_exception(why)
-
-        threading.Thread(target=look_up, name="nats look-up", daemon=True).start()
-        return await asyncio.wrap_future(found, loop=self)
-
-
-def _portal_in_a_thread() -> BlockingPortal:
-    """An asyncio loop in a daemon thread: anyio's ``start_blocking_portal`` joins its thread, and so could hang."""
-    started: Future[BlockingPortal] = Future()
-
-    async def serve() -> None:
-        async with BlockingPortal() as portal:
-            started.set_result(portal)
-            await portal.sleep_until_stopped()
-
-    run = partial(anyio.run, serve, backend_options={"loop_factory": _Loop})
-    threading.Thread(target=run, name="nats", daemon=True).start()
-    return started.result()

@@ -32,7 +32,7 @@ def translated(why: BaseException, where: str) -> StoreError:
                 f"NATS {where}: no stream answers on {SUBJECTS}: it has no leader just now, or it is gone"
             )
         case errors.MaxPayloadError():
-            return StoreMisconfigured(f"NATS {where} does not take a message of a tick's size: raise max_payload")
+            return StoreMisconfigured(f"NATS {where} does not take a message of this size: raise its max_payload")
         case NoEncryption() | OSError():
             return _on_the_way(why, where)
         case errors.Error():
@@ -65,7 +65,7 @@ def _on_the_way(why: NoEncryption | OSError, where: str) -> StoreError:
 
 
 def permission_refusals(heard: Sequence[Exception]) -> list[Exception]:
-    """Those of the server's asynchronous errors that say that we may not publish."""
+    """Those of the server's asynchronous errors that say that we may not do this."""
     return [why for why in heard if "permissions violation" in str(why).lower()]
 
 
@@ -78,7 +78,8 @@ def _of_a_stream(why: APIError) -> StoreError:
 def _said_by_the_server(why: errors.Error, where: str) -> StoreError:
     said = str(why).removeprefix("nats: ").strip("'")
     if permission_refusals([why]):
-        return StoreMisconfigured(f"NATS {where} refuses: {said}; grant the user publish on {SUBJECTS}")
+        ours = SUBJECTS if 'publish to "ticks.' in said else "what it names"
+        return StoreMisconfigured(f"NATS {where} refuses: {said}; grant the user publish on {ours}")
     if isinstance(why, errors.InvalidUserCredentialsError) or any(word in said.lower() for word in REFUSED_LOGIN):
         return StoreMisconfigured(
             f"NATS {where} refuses the login: check user and password in {URLS_VARIABLE}, or the file in "

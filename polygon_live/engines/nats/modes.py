@@ -9,6 +9,7 @@ from typing import Final, Protocol
 import attrs
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.errors import ConnectionClosedError
 from nats.js.api import DiscardPolicy, RetentionPolicy, StreamConfig
 from nats.js.errors import APIError, NoStreamResponseError, NotFoundError, ServiceUnavailableError
 
@@ -158,8 +159,12 @@ class JetStream:
 async def ping(client: Client, seconds: float) -> None:
     """Wait for a PONG that follows everything published before.
 
-    The library's ``flush`` alone does not: it writes its PING past what it still holds back for its flusher task.
+    The library's ``flush`` alone does not: it writes its PING past what it still holds back for its flusher task, and
+    where its reading has come to an end by a fault, it takes that for an answer. Raises nats.errors.Error.
     """
+    reading = client._reading_task  # noqa: SLF001  # there is no public way
+    if reading is None or reading.done():
+        raise ConnectionClosedError
     await client._flush_pending(force_flush=True)  # noqa: SLF001  # there is no public way
     await client.flush(timeout=seconds)  # type: ignore[arg-type]  # fractions are as good
 
