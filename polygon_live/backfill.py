@@ -18,7 +18,7 @@ The rules of its memory:
 import random
 import re
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Final, Protocol, TypeVar
 
@@ -124,7 +124,7 @@ class Filler:
         holders: Sequence[Holder],
         accept: Accept,
         last_accepted: Callable[[], int],
-        symbols: Sequence[str],
+        symbols: Callable[[], Collection[str]],
         now_ms: Callable[[], int],
         rng: random.Random,
         only: int | None = None,
@@ -185,7 +185,7 @@ class Filler:
 
     async def _take(self, work: _Work) -> None:
         """One turn."""
-        symbols = self._symbols if work.gap.symbol == EVERY_SYMBOL else (work.gap.symbol,)
+        symbols = self._symbols() if work.gap.symbol == EVERY_SYMBOL else (work.gap.symbol,)
         try:
             for symbol in symbols:
                 if symbol not in work.refused:
@@ -292,7 +292,7 @@ class Filler:
         log.warning("a gap can't be filled now, trying again", gap=work.gap.id, symbol=work.gap.symbol, why=why)
         await self._postpone(work, why, max(next(work.waits), min(after or 0.0, LONGEST_AFTER_SECONDS)))
 
-    async def _end(self, work: _Work, symbols: Sequence[str]) -> None:
+    async def _end(self, work: _Work, symbols: Collection[str]) -> None:
         await self._call(self._sync)
         state: State
         if work.refused:

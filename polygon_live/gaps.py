@@ -46,6 +46,11 @@ class GapBook:
         """Entries without an end."""
         return tuple(self._lasting)
 
+    @property
+    def known(self) -> Collection[str]:
+        """The symbols that ever ticked."""
+        return self._before.keys() | self._ticks.keys()
+
     def interrupted(self, interruption: Interruption, symbols: Iterable[str], now_ms: int) -> list[Gap]:
         """The entries that begin now. ``symbols`` is all that are collected: meant if the interruption names none.
 
@@ -86,23 +91,32 @@ class GapBook:
         return ended
 
     def overtaken(self, seqs: Mapping[str, int]) -> list[Gap]:
-        """Entries that end now because their symbol had ticked when a kill came, and the tick could not be told any
-        more. ``seqs``: of each symbol's newest tick. At the beginning of a run.
+        """What a run that was cut off left untrue, put right. An entry ends because its symbol had ticked when a kill
+        came, and the tick could not be told any more; or it begins earlier, because a power cut took the tick that it
+        begins with, and others before that. ``seqs``: of each symbol's newest tick. At the beginning of a run.
         """
-        ended, lasting = [], []
+        changed, lasting = [], []
         for gap in self._lasting:
-            to_ms = self._before.get(gap.symbol, gap.from_ms)
-            if to_ms > gap.from_ms:
-                ended += self._open_parts(attrs.evolve(gap, to_ms=to_ms, last_seq=seqs[gap.symbol]))
+            newest = self._before.get(gap.symbol, gap.from_ms)
+            if newest > gap.from_ms:
+                changed += self._open_parts(attrs.evolve(gap, to_ms=newest, last_seq=seqs[gap.symbol]))
+            elif newest < gap.from_ms:
+                lasting.append(attrs.evolve(gap, from_ms=newest))
+                changed.append(lasting[-1])
             else:
                 lasting.append(gap)
         self._lasting = lasting
-        return ended
+        return changed
 
     def no_longer(self, collected: Collection[str], now_ms: int) -> list[Gap]:
-        """Entries that end now because their symbol is not among those that are collected: no tick will end them."""
+        """Entries that end now because their symbol is not among those that are collected: no tick will end them.
+
+        When it ticked last is forgotten: from then until it is collected again nothing is missing.
+        """
         left = [gap for gap in self._lasting if gap.symbol not in collected]
         self._lasting = [gap for gap in self._lasting if gap.symbol in collected]
+        self._before = {symbol: at for symbol, at in self._before.items() if symbol in collected}
+        self._ticks = {symbol: tick for symbol, tick in self._ticks.items() if symbol in collected}
         why = "the symbol is no longer collected"
         return [
             attrs.evolve(

@@ -5,7 +5,7 @@ directly in the simulation. A write that fails, or takes longer than ``STALL_SEC
 stores unjournaled: that stretch is remembered, and entered in the ledger as soon as the journal takes a batch again.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Final, TypeVar
 
@@ -14,11 +14,12 @@ import structlog
 import trio
 
 from polygon_live.calling import Call
-from polygon_live.entries import Entries, gaps_of
+from polygon_live.entries import Entries
 from polygon_live.errors import JournalError
 from polygon_live.gap import EVERY_SYMBOL, SETTLED, UNSETTLED, Gap
-from polygon_live.journal import GivenUp, Journal, Newest, Portion
+from polygon_live.journal import Aside, GivenUp, Journal, Newest, Portion
 from polygon_live.model import EVENT_BACKFILL, EVENT_QUOTE, Batch
+from polygon_live.room import Room
 from polygon_live.status import JournalSnapshot
 
 STALL_SECONDS: Final = 2.0
@@ -72,6 +73,7 @@ class Keeper:
         """Ticks a second."""
         self._counted: tuple[float, int] = (trio.current_time(), 0)
         self._appended = 0
+        self._room = Room()
         self.entries = Entries(journal.ledger, call, wall_ms)
         if damaged := journal.snapshot().damaged:
             log.error("files of the journal were damaged: what was in them is lost", set_aside=damaged)
@@ -116,7 +118,7 @@ class Keeper:
         if limit.cancelled_caught:
             self._failed(what, f"a write has taken more than {STALL_SECONDS:g} s and is not done: look at the disk")
         elif self._faults.pop(what, None) is not None and not self._faults:
-            log.warning("the journal is back")
+            log.info("the journal is back")
         return not limit.cancelled_caught
 
     def _failed(self, what: str, why: str) -> None:
@@ -199,6 +201,13 @@ class Keeper:
         unsettled = await self._ask(lambda: ledger.gaps(states=UNSETTLED, latest=most))
         return [*unsettled, *await self._ask(lambda: ledger.gaps(states=SETTLED, latest=most)), *self.unentered()]
 
+    async def quarantine(self, most: int) -> Sequence[Aside]:
+        """The latest ticks that stores refused, the very latest last; also what the ledger could not take yet.
+        Raises JournalError.
+        """
+        kept = await self._ask(lambda: self._journal.ledger.quarantine(limit=most))
+        return [*reversed(kept), *(aside for aside in self.entries.unkept if aside not in kept)][-most:]
+
     async def is_settled(self, gap: int) -> bool:
         """Whether this entry of the ledger has come to its end. Raises JournalError."""
         return gap not in {g.id for g in await self._ask(lambda: self._journal.ledger.gaps(states=UNSETTLED))}
@@ -207,7 +216,7 @@ class Keeper:
         """Raises JournalError, also if no answer comes."""
         with trio.move_on_after(STALL_SECONDS):
             return await self._call(work)
-        raise JournalError(f"the ledger of gaps has not answered for {STALL_SECONDS:g} s: look at the disk")
+        raise JournalError(f"the ledger has not answered for {STALL_SECONDS:g} s: look at the disk")
 
     def unentered(self) -> Sequence[Gap]:
         """What the ledger could not take yet, and the stretch that is not in the journal."""
@@ -231,6 +240,16 @@ class Keeper:
                 kept = now
                 self._measure(now)
                 await self._keep()
+                self._look_for_room(now)
+
+    async def forget(self, kept: Collection[str]) -> None:
+        """When symbols other than these ticked last."""
+        gone = [symbol for symbol in self._newest if symbol not in kept]
+        for symbol in gone:
+            del self._newest[symbol]
+            self._durable.pop(symbol, None)
+        if gone:
+            await self._write("forget", partial(self._journal.ledger.forget, gone))
 
     async def finish(self) -> None:
         """The last word of a run. Raises nothing."""
@@ -242,7 +261,7 @@ class Keeper:
     async def _sync(self) -> None:
         newest = dict(self._newest)
         if await self._write("sync", self._journal.sync):
-            self._durable = newest
+            self._durable = {symbol: tick for symbol, tick in newest.items() if symbol in self._newest}
 
     async def _keep(self) -> None:
         cursors, remembered = dict(self._cursors()), dict(self._remembered())
@@ -252,7 +271,7 @@ class Keeper:
         self._seen_missed = self._unjournaled
         given_up: list[GivenUp] = []
         await self._write("trim", lambda: given_up.extend(self._journal.trim(cursors)))
-        await self.note([gap for entry in given_up for gap in gaps_of(entry.sink, [entry.hole], self._wall_ms())])
+        await self.entries.write()  # what could not be written before
         for entry in given_up:
             self._given_up += entry.hole.ticks or 0
             self._given_up_ms = self._wall_ms()
@@ -268,6 +287,16 @@ class Keeper:
         weight = min(1.0, (now - before) / RATE_SECONDS)
         self._rate = rate if self._rate == 0 else self._rate + (rate - self._rate) * weight
         self._counted = (now, self._appended)
+
+    def _look_for_room(self, now: float) -> None:
+        facts = self._journal.snapshot()
+        if (left := self._room.see(now, facts.free_bytes)) is not None:
+            log.warning(
+                "the disk of the journal's folder is filling up: make room before it is full",
+                folder=str(facts.folder),
+                free_mib=facts.free_bytes >> 20,
+                full_in_minutes=round(left / 60, 1),
+            )
 
     def snapshot(self) -> JournalSnapshot:
         """As of now."""
@@ -292,6 +321,7 @@ class Keeper:
             unwritten_gaps=len(self.entries.unwritten),
             corrupt=tuple((hole.first, hole.last) for hole in facts.corrupt[-MOST_SHOWN:]),
             damaged=facts.damaged,
+            room=self._room.snapshot(),
         )
 
 

@@ -13,7 +13,7 @@ runs this very code in virtual time: the stores, the way to Polygon, the clocks,
 
 import random
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import AsyncExitStack, aclosing
 from typing import Final
 
@@ -23,24 +23,25 @@ import trio
 
 from polygon_live import wire
 from polygon_live.backlog import Backlog
+from polygon_live.books import PumpBooks
 from polygon_live.calendar import Sessions, Stretches
 from polygon_live.calling import Call
 from polygon_live.channels import WeightedReceiver
-from polygon_live.config import Operational, Secret
+from polygon_live.config import Secret
 from polygon_live.dial import Dial
-from polygon_live.entries import gaps_of, taken_over
 from polygon_live.errors import InternalFault
 from polygon_live.feed import Feed
 from polygon_live.frames import Heard, open_frames, parted
-from polygon_live.gap import Gap
 from polygon_live.gaps import GapBook
-from polygon_live.journal import Hole, Journal
+from polygon_live.journal import Journal
 from polygon_live.keeper import RESERVED_AHEAD, Keeper
+from polygon_live.limits import Turns
 from polygon_live.model import EVENT_QUOTE, Batch, Interruption, Reject, Tick, encode
+from polygon_live.operational import Operational
 from polygon_live.pump import Pump
 from polygon_live.recovery import Recovery
 from polygon_live.rejects import RejectBook
-from polygon_live.sink import Opened, Sink
+from polygon_live.sink import Sink
 from polygon_live.status import NO_FEED, FeedSnapshot, GapsSnapshot
 from polygon_live.supervise import Watcher
 from polygon_live.validate import Validator
@@ -61,6 +62,7 @@ class Upstream:
     urls: Sequence[str]
     key: Secret
     dial: Dial
+    turns: Turns
     frames_max_bytes: int
 
 
@@ -93,7 +95,7 @@ class Pipeline:
         sync_seconds: float,
     ) -> None:
         self._journal = journal
-        self._symbols = operational.symbols
+        self._operational = operational
         self._wall_ms = wall_ms
         self._accepting = trio.Lock()
         self._begun = trio.Event()
@@ -122,19 +124,29 @@ class Pipeline:
             cursors=lambda: {pump.sink.name: pump.cursor for pump in self.pumps},
             remembered=lambda: {p.sink.name: p.remembered for p in self.pumps if p.remembered is not None},
         )
+        self._recovery = Recovery.of(journal, sinks, wall_ms)
+        books = PumpBooks(
+            keeper=self.keeper,
+            validator=self.validator,
+            recovery=self._recovery,
+            rejects=self.rejects,
+            numbering=self._accepting,
+            beginning=journal.beginning,
+            cursor_of=lambda sink: next(pump.cursor for pump in self.pumps if pump.sink is sink),
+            wall_ms=wall_ms,
+        )
         remembered = ledger.cursors()
         self.pumps = [
             Pump(
                 sink,
                 Backlog(queue_ticks, self.keeper.read, beginning=journal.beginning, head=journal.tail),
                 cursor=remembered.get(sink.name),
-                books=self,
+                books=books,
                 wall_ms=wall_ms,
                 rng=rng,
             )
             for sink in sinks
         ]
-        self._recovery = Recovery.of(journal, sinks, wall_ms)
         # Now or not at all: if the disk fails later, no number may be used that a run after this one could use again.
         journal.reserve(self.validator.last_seq + RESERVED_AHEAD)
         self.feed: Feed | None = None
@@ -145,6 +157,7 @@ class Pipeline:
                 key=upstream.key,
                 symbols=operational.symbols,
                 reconnect_delay=operational.websocket_reconnect_delay,
+                turns=upstream.turns,
                 frames=frames_in,
                 heard=self.validator.heard,
                 wall_ms=wall_ms,
@@ -209,6 +222,27 @@ class Pipeline:
             if not self.stopping:
                 self.stop(FAULT_GRACE_SECONDS)
 
+    @property
+    def collected(self) -> Collection[str]:
+        """The symbols; if all pairs are collected, those that ever ticked."""
+        return self.book.known if self._operational.all_pairs else self._operational.symbols
+
+    async def reconfigure(self, operational: Operational) -> None:
+        """From the next batch on. Nothing changes for symbols that stay."""
+        async with self._accepting:  # a batch is judged and entered in the book by one configuration
+            self._operational = operational
+            self.validator.collect(operational.symbols, operational.limits)
+            if self.feed is not None:
+                self.feed.reconfigure(operational)
+            await self._leave_the_others()
+
+    async def _leave_the_others(self) -> None:
+        """Nobody waits for a tick of a symbol that is not collected."""
+        collected = self.collected
+        if left := self.book.no_longer(collected, self._wall_ms()):
+            await self.keeper.note(left)
+        await self.keeper.forget(collected)
+
     # What is accepted -----------------------------------------------------------------------------------------------
 
     async def _judge(self) -> None:
@@ -243,8 +277,7 @@ class Pipeline:
             await self._journal_and_offer(regained)
             await self.keeper.note(self.book.accepted([t for t in regained.ticks if t.event_type == EVENT_QUOTE]))
         self._recovery.over(regained)
-        if left := self.book.no_longer(self._symbols, self._wall_ms()):
-            await self.keeper.note(left)
+        await self._leave_the_others()
         await self._interrupted(Interruption("downtime", "no collector ran"))
 
     async def _hear(self, frames: Sequence[wire.Frame]) -> None:
@@ -290,46 +323,13 @@ class Pipeline:
             pass  # what was accepted last is on its way to the pumps
 
     async def _interrupted(self, interruption: Interruption) -> None:
-        new = self.book.interrupted(interruption, self._symbols, self._wall_ms())
+        new = self.book.interrupted(interruption, self.collected, self._wall_ms())
         if new:
             self.book.entered(await self.keeper.note(new))
 
     def confirmed(self, store: str) -> int | None:
         """How far this store is by its own word, given in this run; None if it has not been asked yet."""
         return next(pump.confirmed for pump in self.pumps if pump.sink.name == store)
-
-    # What the pumps tell --------------------------------------------------------------------------------------------
-
-    async def opened(self, sink: Sink, opened: Opened, *, behind: bool) -> None:
-        """A store's word about its cursor. Numbers must be above it, whoever wrote it."""
-        del behind
-        cursor = opened.cursor or 0
-        async with self._accepting:  # not between a reservation and the numbers that it is for
-            numbered = self.validator.last_seq
-            # A dead one may have used numbers that this store had not got yet.
-            self.validator.go_on_after(cursor if opened.took_over is None else cursor + RESERVED_AHEAD)
-        gaps: list[Gap] = []
-        if opened.took_over is not None:
-            log.warning("a dead collector's place was taken over", store=sink.name, of=opened.took_over)
-            ours = next(pump.cursor for pump in self.pumps if pump.sink is sink)
-            passed = max(ours, self._journal.beginning) + 1, min(cursor, numbered)
-            gaps.append(taken_over(sink.name, opened.took_over, passed, self._wall_ms()))
-        elif sink.keeps_cursor:
-            gaps = await self._recovery.heard(sink, cursor)
-        if gaps:
-            await self.keeper.note(gaps)
-
-    async def lost(self, store: str, holes: Sequence[Hole]) -> None:
-        """Not in the journal any more. The ledger may tell of it: since it was given up, or since an earlier try."""
-        gaps = gaps_of(store, await self.keeper.entries.untold(store, holes), self._wall_ms())
-        log.error("ticks can't be given to this store", store=store, holes=[attrs.astuple(hole) for hole in holes])
-        if gaps:
-            await self.keeper.note(gaps)
-
-    async def set_aside(self, reject: Reject, payload: bytes) -> None:
-        """Into the quarantine, and the book of rejects."""
-        await self.keeper.entries.set_aside(reject, payload)
-        self.rejects.enter([reject])
 
     def pending(self, after: int) -> tuple[int, float | None]:
         """As the keeper says."""
@@ -344,4 +344,5 @@ class Pipeline:
         counts: defaultdict[str, dict[str, int]] = defaultdict(dict)
         for (cause, state), count in self.keeper.entries.counts.items():
             counts[cause][state] = count
-        return GapsSnapshot(lasting=tuple(sorted(gap.symbol for gap in self.book.lasting)), counts=counts)
+        lasting = tuple(sorted(gap.symbol for gap in self.book.lasting))
+        return GapsSnapshot(lasting, counts, self.keeper.entries.unsettled_since_ms)

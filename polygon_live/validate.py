@@ -13,7 +13,7 @@ from typing import Final
 
 from polygon_live import wire
 from polygon_live.calendar import Sessions
-from polygon_live.config import Limits
+from polygon_live.histogram import DELAY_SECONDS, Histogram
 from polygon_live.model import (
     EVENT_BACKFILL,
     EVENT_QUOTE,
@@ -24,19 +24,16 @@ from polygon_live.model import (
     canonical_symbol,
     evidence,
 )
+from polygon_live.operational import ALL_PAIRS, Limits
+from polygon_live.quotes import BPS, content_fault, exchange, exchange_fault, mid_of, repeats
 from polygon_live.status import SymbolSnapshot, ValidatorSnapshot
 
-SECONDS_BELOW: Final = 100_000_000_000
-"""As milliseconds this is March 1973; as seconds, the year 5138. A market timestamp below it is in seconds."""
-MICROSECONDS_FROM: Final = 100_000_000_000_000
-"""As milliseconds the year 5138; as microseconds, March 1973. A market timestamp from here on is in µs or ns."""
-BPS: Final = 10_000.0
 SKEW_WINDOW: Final = 255
 AHEAD_MS: Final = 5000
 """A newest timestamp so far ahead of the clock is doubted: it was wrong if the ticks after it deny it."""
-LEAST_PRICE: Final = 1e-8
-MOST_PRICE: Final = 1e12
-"""No pair is quoted outside; inside, sums cannot overflow and 9 decimals cannot round a mid to zero."""
+MOST_PAIRS: Final = 5000
+"""If all pairs are collected: Polygon has some 1,750."""
+NO_LONGER: Final = "no longer collected"
 
 
 class _Track:
@@ -77,15 +74,32 @@ class Validator:
     """
 
     def __init__(self, symbols: Collection[str], limits: Limits, *, now_ms: Callable[[], int], first_seq: int) -> None:
-        self._tracks = {symbol: _Track(symbol) for symbol in symbols}
+        self._tracks: dict[str, _Track] = {}
         self._by_pair: dict[str, _Track] = {}
-        self._limits = limits
+        self._left: frozenset[str] = frozenset()
+        """Collected until lately: what still comes of them was on its way."""
+        self._heard = -math.inf
+        self.collect(symbols, limits)
         self._now_ms = now_ms
         self._skews: deque[int] = deque(maxlen=SKEW_WINDOW)
         self._ignored: Counter[str] = Counter()
         self.last_seq = first_seq - 1
         self.accepted = 0
         """How many ticks were numbered, live or not."""
+        self._events = 0
+        self._delay = Histogram(DELAY_SECONDS)
+
+    def collect(self, symbols: Collection[str], limits: Limits) -> None:
+        """From now on these, or ``ALL_PAIRS`` alone. Symbols that stay keep all that is known of them."""
+        self._limits = limits
+        self._any = ALL_PAIRS in symbols
+        known = self._tracks
+        if self._any:
+            self._left = frozenset()
+            return
+        self._left = self._left.union(known).difference(symbols)
+        self._tracks = {symbol: known.get(symbol) or _Track(symbol) for symbol in symbols}
+        self._by_pair = {pair: track for pair, track in self._by_pair.items() if track.symbol in self._tracks}
 
     def judge(self, frames: Sequence[wire.Frame], heard: float) -> tuple[list[Tick], list[Reject]]:
         """The ticks of these frames in order, numbered, and the rejects. ``heard`` is the time on the caller's clock,
@@ -96,11 +110,15 @@ class Validator:
         now_ms = self._now_ms()
         for frame in frames:
             raws: Sequence[str] | None = None
-            for n, event in enumerate(wire.decode(frame.data)):
+            events = wire.decode(frame.data)
+            self._events += len(events)
+            for n, event in enumerate(events):
                 if isinstance(event, wire.Quote):
                     judged = self._judge_quote(event, frame.received_ms, now_ms, heard)
                     if isinstance(judged, Tick):
                         ticks.append(judged)
+                    elif judged is None:
+                        self._ignored[NO_LONGER] += 1
                     else:
                         raws = raws or wire.elements(frame.data) or ()
                         rejects.append(_reject(*judged, raws[n], frame.received_ms))
@@ -108,6 +126,7 @@ class Validator:
                     rejects.append(_reject(event.reason, event.detail, None, event.raw, frame.received_ms))
                 elif not isinstance(event, wire.Status):
                     self._ignored[type(event).__name__] += 1
+        self._delay.add(Counter([t.received_ms - t.timestamp_ms for t in ticks]), now_ms / 1000, scale=0.001)
         return ticks, rejects
 
     def go_on_after(self, seq: int) -> None:
@@ -128,17 +147,22 @@ class Validator:
             if isinstance(quote, wire.Undecodable):
                 rejects.append(_reject(quote.reason, quote.detail, symbol, quote.raw, received_ms))
                 continue
-            refused = self._content_fault(quote) or _exchange_fault(quote)
+            refused = content_fault(quote, self._limits.max_spread_bps) or exchange_fault(quote)
             if refused is not None:
                 rejects.append(_reject(*refused, symbol, wire.encode([quote])[1:-1], received_ms))
                 continue
             origin = (SOURCE_REST, EVENT_BACKFILL)
-            ticks.append(_tick(symbol, quote, _mid(quote), origin, self._number(), received_ms))
+            ticks.append(_tick(symbol, quote, mid_of(quote), origin, self._number(), received_ms))
         return ticks, rejects
 
     def heard(self, symbol: str) -> float:
-        """When the symbol's last event was judged, on the clock of ``judge``'s callers; -inf if never."""
-        return self._tracks[symbol].heard
+        """When the symbol's last event was judged, or of ``ALL_PAIRS`` that of any, on the clock of ``judge``'s
+        callers; -inf if never.
+        """
+        if symbol == ALL_PAIRS:
+            return self._heard
+        track = self._tracks.get(symbol)
+        return -math.inf if track is None else track.heard
 
     def snapshot(self, sessions: Sessions) -> ValidatorSnapshot:
         """As of now; ``sessions`` tells whose market is open."""
@@ -164,16 +188,22 @@ class Validator:
                 )
                 for t in tracks
             ),
+            events=self._events,
+            delay=self._delay.spread(now_ms / 1000),
         )
 
     def _judge_quote(
         self, quote: wire.Quote, received_ms: int, now_ms: int, heard: float
-    ) -> Tick | tuple[str, str, str | None]:
-        """The tick, or the reason to reject, its sentence, and the symbol if it is one of ours."""
+    ) -> Tick | tuple[str, str, str | None] | None:
+        """The tick, or the reason to reject, its sentence, and the symbol if it is one of ours; None if it was until
+        lately.
+        """
         track = self._by_pair.get(quote.p) or self._find(quote.p)
         if track is None:
+            if _symbol(quote.p) in self._left:
+                return None
             return "unknown_pair", f"the pair {quote.p[:40]!r} is not among the symbols that are collected", None
-        track.heard = heard
+        track.heard = self._heard = heard
         refused = self._fault(quote, track, received_ms, now_ms)
         if refused is not None:
             track.rejected += 1
@@ -183,17 +213,17 @@ class Validator:
 
     def _find(self, pair: str) -> _Track | None:
         """Remembers only pairs that are collected: a feed of nonsense must not fill the memory."""
-        try:
-            track = self._tracks.get(canonical_symbol(pair))
-        except ValueError:
-            return None
+        symbol = _symbol(pair)
+        track = self._tracks.get(symbol)
+        if track is None and symbol and self._any and len(self._tracks) < MOST_PAIRS:
+            track = self._tracks[symbol] = _Track(symbol)
         if track is not None:
             self._by_pair[pair] = track
         return track
 
     def _fault(self, quote: wire.Quote, track: _Track, received_ms: int, now_ms: int) -> tuple[str, str] | None:
         """The reason to reject and its sentence, or None. Cheap tests first; nearly all ticks pass all of them."""
-        refused = self._content_fault(quote)
+        refused = content_fault(quote, self._limits.max_spread_bps)
         if refused is not None:
             return refused
         limits, t = self._limits, quote.t
@@ -202,25 +232,12 @@ class Validator:
             return "timestamp_future", f"the timestamp is {(t - now_ms) / 1000:.0f} s ahead of the collector's clock"
         if t < now_ms - limits.max_age_seconds * 1000:
             return "timestamp_old", f"the timestamp is {(now_ms - t) / 3_600_000:.1f} h old; the table keeps 72 h"
-        refused = _exchange_fault(quote)
+        refused = exchange_fault(quote)
         if refused is not None:
             return refused
-        if _repeats(quote, track.tick):
+        if repeats(quote, track.tick):
             return "repeat", "the same pair, exchange, time, bid and ask as the tick before"
         return self._factor_fault((quote.b + quote.a) / 2, track)
-
-    def _content_fault(self, quote: wire.Quote) -> tuple[str, str] | None:
-        """What is wrong with the quote in itself."""
-        bid, ask, t = quote.b, quote.a, quote.t
-        if not (LEAST_PRICE <= bid <= ask <= MOST_PRICE):
-            return _price_fault(bid, ask)
-        spread_bps = (ask - bid) / (ask + bid) * 2 * BPS
-        if spread_bps > self._limits.max_spread_bps:
-            return "spread", f"the spread is {spread_bps:.0f} bps; at most {self._limits.max_spread_bps:g} is believed"
-        if not SECONDS_BELOW <= t < MICROSECONDS_FROM:
-            unit = "seconds or nothing" if t < SECONDS_BELOW else "microseconds or nanoseconds"
-            return "timestamp_unit", f"the timestamp {str(t)[:40]} is not in milliseconds; it looks like {unit}"
-        return None
 
     def _factor_fault(self, mid: float, track: _Track) -> tuple[str, str] | None:
         """A decimal shift. Ticks that keep agreeing with each other instead are a new price, and become the anchor."""
@@ -246,7 +263,7 @@ class Validator:
         return track.denials >= self._limits.reanchor_ticks
 
     def _accept(self, quote: wire.Quote, track: _Track, received_ms: int) -> Tick:
-        t, mid = quote.t, _mid(quote)
+        t, mid = quote.t, mid_of(quote)
         reference = track.mid
         suspect = reference is not None and abs(mid / reference - 1) * BPS > self._limits.suspect_jump_bps
         late = t < track.newest_ms and not self._denied(track, received_ms)
@@ -268,8 +285,12 @@ class Validator:
         return self.last_seq
 
 
-def _mid(quote: wire.Quote) -> float:
-    return round((quote.b + quote.a) / 2, 9)
+def _symbol(pair: str) -> str:
+    """Nothing if it is no pair."""
+    try:
+        return canonical_symbol(pair)
+    except ValueError:
+        return ""
 
 
 def _tick(
@@ -284,46 +305,9 @@ def _tick(
     suspect: bool = False,
 ) -> Tick:
     bid, ask, t = quote.b, quote.a, quote.t
-    exchange = None if quote.x is None else _exchange(quote.x)
-    return Tick(symbol, bid, ask, mid, round(ask - bid, 9), t, t, exchange, *origin, seq, received_ms, late, suspect)
+    market = None if quote.x is None else exchange(quote.x)
+    return Tick(symbol, bid, ask, mid, round(ask - bid, 9), t, t, market, *origin, seq, received_ms, late, suspect)
 
 
 def _reject(reason: str, detail: str, symbol: str | None, raw: str, received_ms: int) -> Reject:
     return Reject("validate", reason, evidence(detail), evidence(raw), received_ms, symbol=symbol)
-
-
-def _exchange_fault(quote: wire.Quote) -> tuple[str, str] | None:
-    if quote.x is not None and _exchange(quote.x) is None:
-        return "bad_field", f"the exchange {str(quote.x)[:40]!r} is not a number of at most nine digits"
-    return None
-
-
-def _price_fault(bid: float, ask: float) -> tuple[str, str]:
-    if not (math.isfinite(bid) and math.isfinite(ask)):
-        return "price_not_finite", f"bid {bid} and ask {ask} are not both numbers"
-    if bid < 0 or ask < 0:
-        return "price_negative", f"bid {bid} or ask {ask} is negative"
-    if bid == 0 or ask == 0:
-        return "price_zero", f"bid {bid} or ask {ask} is zero"
-    if bid > ask:
-        return "crossed", f"bid {bid} is above ask {ask}"
-    return "price_absurd", f"bid {bid} or ask {ask} is outside {LEAST_PRICE:g} to {MOST_PRICE:g}"
-
-
-def _repeats(quote: wire.Quote, last: Tick | None) -> bool:
-    return (
-        last is not None
-        and quote.t == last.timestamp_ms
-        and quote.b == last.bid
-        and quote.a == last.ask
-        and (None if quote.x is None else _exchange(quote.x)) == last.exchange
-    )
-
-
-def _exchange(x: int | str) -> int | None:
-    """The exchange id as an int; None if it can't be one. The specification's own example has it as a string."""
-    if isinstance(x, str):
-        if not (x.isascii() and x.isdecimal() and len(x) < 10):
-            return None
-        x = int(x)
-    return x if 0 <= x < 1_000_000_000 else None

@@ -12,13 +12,13 @@ import trio
 
 from polygon_live import wire
 from polygon_live.backfill import Filler
-from polygon_live.config import Limits
 from polygon_live.errors import StoreUnavailable
 from polygon_live.gap import Gap, State
 from polygon_live.journal.ledger import Ledger
 from polygon_live.matching import Held
 from polygon_live.model import Reject, Tick, canonical_symbol
-from polygon_live.standin.rest import Answer, Asked, Fault
+from polygon_live.operational import Limits
+from polygon_live.standin.http import Answer, Asked, Fault
 from polygon_live.validate import Validator
 from tests.resting import RestWorld, resting
 
@@ -155,7 +155,7 @@ class Filling:
             holders=[self.table, self.archive],
             accept=self.accept,
             last_accepted=lambda: self.validator.last_seq,
-            symbols=["EURUSD", "GBPUSD"],
+            symbols=lambda: ["EURUSD", "GBPUSD"],
             now_ms=self.now_ms,
             rng=random.Random(3),
         )

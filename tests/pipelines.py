@@ -10,11 +10,13 @@ import trio
 import trio.testing
 
 from polygon_live.calendar import Sessions, all_of_it, always_open
-from polygon_live.config import Operational, Secret
+from polygon_live.config import Secret
 from polygon_live.dial import Dial
 from polygon_live.gap import Gap
 from polygon_live.journal import Journal, Ledger
+from polygon_live.limits import Turns
 from polygon_live.model import pair_of
+from polygon_live.operational import Operational
 from polygon_live.pipeline import Pipeline, Upstream
 from polygon_live.standin import StandIn
 from polygon_live.wire import Quote
@@ -66,7 +68,8 @@ class World:
     def make(self, journal: Journal, dial: Dial | None) -> Pipeline:
         upstream = None
         if dial is not None:
-            upstream = Upstream(urls=(URL,), key=Secret(KEY), dial=dial, frames_max_bytes=2**20)
+            turns = Turns(5.0, wall_ms=self.wall_ms)
+            upstream = Upstream(urls=(URL,), key=Secret(KEY), dial=dial, frames_max_bytes=2**20, turns=turns)
         self.pipeline = Pipeline(
             journal=journal,
             call=self.call,
@@ -101,7 +104,7 @@ class World:
         await trio.testing.wait_all_tasks_blocked()
 
     def quote(self, symbol: str, bid: float | None = None) -> Quote:
-        bid = bid or PRICES[symbol]
+        bid = bid or PRICES.get(symbol, 1.2)
         return Quote(pair_of(symbol), round(bid * 1.0001, 5), bid, self.wall_ms(), 48)
 
     def ledger(self) -> Sequence[Gap]:

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from polygon_live.calendar import always_open
-from polygon_live.config import Limits
 from polygon_live.model import FOURTEEN_SYMBOLS, Reject, Tick, canonical_symbol, encode
+from polygon_live.operational import Limits
 from polygon_live.validate import Validator
 from polygon_live.wire import Frame, Quote, Undecodable
 from polygon_live.wire import encode as encode_wire
@@ -420,3 +420,20 @@ def test_a_quote_of_the_past_is_no_reference_and_takes_its_number_in_turn() -> N
 def test_the_past_of_a_symbol_that_is_not_collected_any_more() -> None:
     (tick,), _ = Judge().validator.judge_backfill("GBPJPY", [quote(192.1, 192.2, p="GBP/JPY")], NOW)
     assert tick.symbol == "GBPJPY"
+
+
+def test_events_and_the_way_from_polygon_are_counted() -> None:
+    judge = Judge()
+    judge.quotes(quote(t=NOW - 40), quote(t=NOW - 7), quote(bid=2.0, t=NOW - 9000), quote(t=NOW + 600))
+    judge.text('[{"ev":"status","status":"connected"},{"ev":"CA"}]', "no JSON")
+    snapshot = judge.validator.snapshot(always_open)
+    assert snapshot.events == 7
+    counted = dict(zip(snapshot.delay.bounds, snapshot.delay.counts, strict=False))
+    assert {bound: count for bound, count in counted.items() if count} == {0.005: 1, 0.01: 1, 0.05: 1}
+    assert snapshot.delay.total == pytest.approx(0.047)
+
+
+def test_what_is_fetched_of_the_past_has_no_delay() -> None:
+    judge = Judge()
+    judge.validator.judge_backfill("EURUSD", [quote(t=NOW - 100 * HOUR)], NOW)
+    assert sum(judge.validator.snapshot(always_open).delay.counts) == 0
