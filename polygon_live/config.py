@@ -1,4 +1,4 @@
-"""Settings: secrets and addresses from the environment, operational settings with safe defaults.
+"""Settings: secrets and addresses, from the environment. What operators may change is in ``operational.py``.
 
 The two kinds never mix. Secrets are wrapped, so that a log line, a traceback or ``/state`` shows ``***``; any secret
 ``X`` may also be given as ``X_FILE``, the path of a file that holds it.
@@ -7,16 +7,16 @@ The two kinds never mix. Secrets are wrapped, so that a log line, a traceback or
 import os
 import re
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import attrs
 import platformdirs
 
 from polygon_live import values
 from polygon_live.errors import ConfigurationError
-from polygon_live.model import FOURTEEN_SYMBOLS
 
 PREFIX: Final = "POLYGON_LIVE_"
 REST_URL: Final = "https://api.massive.com"
@@ -51,40 +51,6 @@ class Secret:
 
 
 @attrs.frozen
-class Limits:
-    """What the validator refuses and what it marks. The figures argue from real ticks, on holidays, when markets are
-    thinnest: 9,500 EURUSD quotes of 2020-01-01 and 1,000 USDJPY quotes of 2013-01-01. Metals and the 17:00 New York
-    rollover are not in those files: for them the figures are unverified, which is why they are far out.
-    """
-
-    max_spread_bps: float = 1000.0
-    """Reject above. Seen: at most 6.4 (EURUSD) and 8.4 (USDJPY). 10 % is beyond any rollover or crash of a pair."""
-    max_price_factor: float = 3.0
-    """Reject a mid this many times above or below the symbol's last. A decimal shift is 10; seen: 1.0003."""
-    reanchor_ticks: int = 3
-    """So many ticks in a row that agree with each other, though not with the last price, are the new price. So many in
-    a row that are older than a newest timestamp ahead of the clock make that timestamp a wrong one."""
-    reanchor_agreement_bps: float = 100.0
-    """How far apart two such ticks may be: wide against any tick-to-tick jump, narrow against a shifted decimal."""
-    suspect_jump_bps: float = 50.0
-    """Mark above. Seen from tick to tick: at most 1.9 (EURUSD) and 2.4 (USDJPY); twenty times that is unusual."""
-    max_future_seconds: float = 3600.0
-    """Reject timestamps further ahead of the collector's clock."""
-    max_age_seconds: float = 72 * 3600.0
-    """Reject timestamps further back: the table keeps three days."""
-
-
-@attrs.frozen
-class Operational:
-    """What operators may change while the collector runs. These are the safe defaults."""
-
-    symbols: tuple[str, ...] = FOURTEEN_SYMBOLS
-    websocket_reconnect_delay: float = 5.0
-    """Seconds before the first reconnect; doubles up to a minute (or up to this, if it is more)."""
-    limits: Limits = Limits()
-
-
-@attrs.frozen
 class KafkaAccess:
     """How to reach Kafka."""
 
@@ -114,6 +80,16 @@ class HttpServer:
     port: int = 8000
     token: Secret | None = None
     """If set, everything but /health* and /metrics asks for ``Authorization: Bearer TOKEN``."""
+
+
+@attrs.frozen
+class HubAccess:
+    """How to reach Central Hub. Without a URL there is none, and the safe defaults hold."""
+
+    url: str | None = None
+    api_key: Secret | None = None
+    poll_seconds: float = 30.0
+    """How often the configuration is asked for, whatever was announced."""
 
 
 def default_data_dir() -> Path:
@@ -151,6 +127,7 @@ class Settings:
     ws_urls: tuple[str, ...] = WS_URLS
     rest_url: str = REST_URL
     """Where gaps are filled from."""
+    hub: HubAccess = HubAccess()
     http: HttpServer = HttpServer()
     data_dir: Path = attrs.Factory(default_data_dir)
     collector_id: str = "polygon-live-1"
@@ -179,9 +156,15 @@ class Settings:
         """This collector's."""
         return journal_dir_in(self.data_dir, self.collector_id)
 
+    @property
+    def last_good_file(self) -> Path:
+        """The operational configuration that was in force last, for when the Hub is away."""
+        return self.data_dir / "hub" / f"{self.collector_id}.json"
+
     def secrets(self) -> tuple[str, ...]:
         """Every value that must not appear in any output."""
-        held = [self.api_key, self.timescale_dsn, *self.nats.urls, self.kafka.sasl_password, self.http.token]
+        held = [self.api_key, self.timescale_dsn, *self.nats.urls, self.kafka.sasl_password]
+        held += [self.hub.api_key, self.http.token]
         found = [s.reveal() for s in held if s is not None]
         for url in (self.timescale_dsn, *self.nats.urls):
             found += _passwords(url.reveal())
@@ -227,6 +210,11 @@ def settings_from(environ: Mapping[str, str], needed: Collection[str] = OTHER_SI
         ),
         ws_urls=env.get(PREFIX + "WS_URLS", values.ws_urls, WS_URLS),
         rest_url=env.get(PREFIX + "REST_URL", values.http_url, REST_URL),
+        hub=HubAccess(
+            url=env.optional(PREFIX + "HUB_URL", values.http_url),
+            api_key=env.optional_secret(PREFIX + "HUB_API_KEY"),
+            poll_seconds=env.get(PREFIX + "HUB_POLL_SECONDS", values.positive, 30.0),
+        ),
         http=HttpServer(
             host=env.get(PREFIX + "HTTP_HOST", str, "127.0.0.1"),
             port=env.get(PREFIX + "HTTP_PORT", values.port, 8000),
@@ -308,7 +296,10 @@ class _Environment:
         try:
             return read(value)
         except ValueError as why:
-            self.faults.append(f"{name} is {value!r}: {why}")
+            if "@" in value:
+                self.faults.append(f"{name} is no good; not shown here, for what has an @ may hold a password")
+            else:
+                self.faults.append(f"{name} is {value!r}: {why}")
             return default
 
     def _is_unneeded(self, name: str) -> bool:
@@ -336,16 +327,14 @@ class _Environment:
 
 
 def _passwords(address: str) -> list[str]:
-    """The password inside a URL or a libpq key=value string, if there is one."""
-    if "://" in address:
-        try:
-            parts = urlsplit(address)
-        except ValueError:
-            return []
-        return (
-            [parts.password]
-            if parts.password
-            else ([parts.username] if parts.username and parts.scheme in {"nats", "tls"} else [])
-        )
-    found = re.search(r"password\s*=\s*('(?:[^'\\]|\\.)*'|\S+)", address)
-    return [found[1].strip("'")] if found else []
+    """The passwords inside a URL or a libpq key=value string, as they are written there and as they are meant."""
+    if "://" not in address:
+        found = re.search(r"password\s*=\s*('(?:[^'\\]|\\.)*'|\S+)", address)
+        return [found[1].strip("'")] if found else []
+    written = re.findall(r"[?&](?:ssl)?password=([^&#]+)", address)
+    with suppress(ValueError):
+        parts = urlsplit(address)
+        # The token of a NATS server stands where others have the user.
+        is_token = not parts.scheme.startswith("postgres")
+        written += [one for one in (parts.password or (parts.username if is_token else None),) if one]
+    return [*written, *map(unquote, written)]

@@ -15,8 +15,10 @@ import math
 import random
 import signal
 import socket
+import threading
 import time
-from contextlib import suppress
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Final
 
@@ -28,14 +30,17 @@ from polygon_live import __version__
 from polygon_live.backfill import Filler
 from polygon_live.calendar import Sessions, Stretches, open_since, open_stretches
 from polygon_live.calling import InThread
-from polygon_live.config import Operational, Settings
+from polygon_live.config import Settings
 from polygon_live.dial import Dial, dial_websocket
 from polygon_live.engines.kafka import ArchiveHolder
+from polygon_live.engines.nats import listen as listen_on_nats
 from polygon_live.engines.postgres import TableHolder
 from polygon_live.errors import JournalError
 from polygon_live.journal import Journal
 from polygon_live.limits import Turns
 from polygon_live.mirror import Mirror
+from polygon_live.operational import Operational
+from polygon_live.page import Board
 from polygon_live.pipeline import Pipeline, Upstream
 from polygon_live.rest import Rest
 from polygon_live.retention import Retention
@@ -44,15 +49,16 @@ from polygon_live.sinks.kafka import KafkaSink
 from polygon_live.sinks.nats import NatsSink
 from polygon_live.sinks.timescale import TimescaleSink
 from polygon_live.status import State
+from polygon_live.steering import ANNOUNCED_AT, Steering
 from polygon_live.supervise import Watcher
 from polygon_live.web import listen, serve_status
 
-REST_PER_SECOND: Final = 2.0
-"""Requests for past quotes; a limit of their own."""
 LOOK_SECONDS: Final = 0.5
 """How often it is looked whether the one thing that there is to do is done."""
 ALONE_GRACE_SECONDS: Final = 60.0
 """Who fills a gap by hand waits for the stores."""
+LEFT_SECONDS: Final = 1.5
+"""How often it is said, while the collector ends, what is not written yet."""
 ECHO_SECONDS: Final = 1.0
 """A service manager signals every process of a service, and `just` passes SIGTERM on: that is one wish, not two."""
 
@@ -73,6 +79,7 @@ def ending_signals() -> list[signal.Signals]:
 class Collector:
     """One run of the collector: builds the parts, connects them, runs them, stops them.
 
+    ``steering`` has begun, and says by what configuration to start.
     ``dial``, ``sessions`` and ``stretches`` are the way to Polygon and the market's hours; a simulated market has its
     own. ``only``: the entry of the gap ledger that is all there is to do; then there is no feed, and the run ends when
     it is settled.
@@ -82,7 +89,7 @@ class Collector:
     def __init__(
         self,
         settings: Settings,
-        operational: Operational,
+        steering: Steering,
         *,
         dial: Dial = dial_websocket,
         sessions: Sessions = open_since,
@@ -92,24 +99,34 @@ class Collector:
         self._settings = settings
         self._sessions = sessions
         self._only = only
+        self.steering = steering
+        self._stopping = trio.Event()
         self._started_ms = wall_ms()
         rng = random.Random()
-        self._http = listen(settings.http)
-        journal = Journal.open(
-            settings.journal_dir,
-            most_bytes=settings.journal_max_bytes,
-            keep_ms=round(settings.journal_keep_hours * 3_600_000),
-            now_ms=wall_ms,
-        )
+        with ExitStack() as undo:  # for who tries again in this process
+            self._http = undo.enter_context(listen(settings.http))
+            journal = Journal.open(
+                settings.journal_dir,
+                most_bytes=settings.journal_max_bytes,
+                keep_ms=round(settings.journal_keep_hours * 3_600_000),
+                now_ms=wall_ms,
+            )
+            undo.callback(journal.close)
+            self._build(journal, dial, stretches, rng)
+            undo.pop_all()
+
+    def _build(self, journal: Journal, dial: Dial, stretches: Stretches, rng: random.Random) -> None:
+        settings, steering, only = self._settings, self.steering, self._only
         identity = Identity(settings.collector_id, journal.id, socket.gethostname())
         call = InThread()
+        self._turns = Turns(steering.operational.rate_limit_per_second, wall_ms=wall_ms)
         self.pipeline = Pipeline(
             journal=journal,
             call=call,
             sinks=_sinks(settings, identity),
-            operational=operational,
-            upstream=None if only is not None else _upstream(settings, dial),
-            sessions=sessions,
+            operational=steering.operational,
+            upstream=None if only is not None else _upstream(settings, dial, self._turns),
+            sessions=self._sessions,
             stretches=stretches,
             wall_ms=wall_ms,
             rng=rng,
@@ -117,7 +134,7 @@ class Collector:
             sync_seconds=settings.journal_sync_ms / 1000,
         )
         self.filler = Filler(
-            rest=Rest(settings.rest_url, settings.api_key, turns=Turns(REST_PER_SECOND), rng=rng),
+            rest=Rest(settings.rest_url, settings.api_key, turns=self._turns, rng=rng),
             ledger=journal.ledger,
             call=call,
             sync=journal.sync,
@@ -129,7 +146,7 @@ class Collector:
             ],
             accept=self.pipeline.accept_backfill,
             last_accepted=lambda: self.pipeline.last_accepted,
-            symbols=operational.symbols,
+            symbols=lambda: self.pipeline.collected,
             now_ms=wall_ms,
             rng=rng,
             only=only,
@@ -143,15 +160,20 @@ class Collector:
             started_ms=self._started_ms,
         )
         self.retention = Retention(settings.timescale_dsn, settings.collector_id, now_ms=wall_ms)
+        ledger = self.pipeline.keeper
+        board = Board(self.state, ledger.gaps)
         token = settings.http.token.reveal() if settings.http.token else None
+        announcements = partial(
+            listen_on_nats, settings.nats, ANNOUNCED_AT, name=f"{settings.collector_id} configuration"
+        )
         self._watchers = [
+            Watcher("configuration", partial(steering.run, self._reconfigure, announcements), rng),
             Watcher("retention", self.retention.run, rng),
             Watcher("rejects writer", partial(self.pipeline.rejects.keep, self.retention.save_rejects), rng),
             Watcher("gap filler", self.filler.run, rng),
             Watcher("mirror of gaps", self._mirror.run, rng),
-            Watcher(
-                "status server", partial(serve_status, self._http, self.state, token, self.pipeline.keeper.gaps), rng
-            ),
+            Watcher("page", board.run, rng),
+            Watcher("status server", partial(serve_status, self._http, self.state, token, ledger, board), rng),
         ]
 
     @property
@@ -161,9 +183,12 @@ class Collector:
         return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
     async def run(self) -> None:
-        """Collect until SIGTERM, SIGINT, SIGHUP or ``stop()``. Raises InternalFault if a bug ended it."""
+        """Collect until SIGTERM, SIGINT, SIGHUP or ``stop()``. Raises InternalFault if a bug ended it, and JournalError
+        if ticks were lost with it that the journal could not take.
+        """
         async with trio.open_nursery() as watchers:
             await watchers.start(self._heed_signals)
+            watchers.start_soon(self._tell_what_is_left)
             for watcher in self._watchers:
                 watchers.start_soon(watcher.keep_running)
             if self._only is not None:
@@ -173,8 +198,13 @@ class Collector:
                 await self.pipeline.run()
             finally:
                 self._http.close()
-                self._say_goodbye()
+                lost = self._say_goodbye()
             watchers.cancel_scope.cancel()
+        if lost:
+            raise JournalError(
+                f"it failed, and {lost} ticks that not every store had yet were in memory only; the next run fetches "
+                "them from Polygon, as a gap"
+            )
 
     def stop(self) -> None:
         """End in order, within the grace period; a second call ends at once."""
@@ -184,6 +214,19 @@ class Collector:
             return
         log.info("stopping", grace_seconds=self._settings.grace_seconds)
         self.pipeline.stop(self._settings.grace_seconds)
+        self._stopping.set()
+
+    async def _tell_what_is_left(self) -> None:
+        """Who waits for the end hears what it waits for."""
+        await self._stopping.wait()
+        while True:
+            await trio.sleep(LEFT_SECONDS)
+            left = {pump.sink.name: pump.snapshot().waiting_ticks for pump in self.pipeline.pumps}
+            log.info("still ending", waiting_ticks=left)
+
+    async def _reconfigure(self, operational: Operational) -> None:
+        self._turns.change(operational.rate_limit_per_second)
+        await self.pipeline.reconfigure(operational)
 
     async def _until_settled(self, gap: int) -> None:
         """Stop when this entry of the ledger has come to its end: another process may have settled it."""
@@ -195,6 +238,9 @@ class Collector:
         self.stop()
 
     async def _heed_signals(self, *, task_status: trio.TaskStatus[None]) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            task_status.started()  # signals are the main thread's business, and that is somebody else's
+            return
         asked = -math.inf
         with trio.open_signal_receiver(*ending_signals()) as received:
             task_status.started()
@@ -203,7 +249,9 @@ class Collector:
                     asked = trio.current_time()
                     self.stop()
 
-    def _say_goodbye(self) -> None:
+    def _say_goodbye(self) -> int:
+        """How many ticks some store will never get."""
+        lost = 0
         for pump in self.pipeline.pumps:
             left = pump.snapshot()
             kept = self.pipeline.pending(left.cursor)[0]
@@ -212,6 +260,7 @@ class Collector:
                     "ticks wait in the journal for the next run", store=left.name, ticks=kept, why=left.last_error
                 )
             if left.waiting_ticks > kept:
+                lost = max(lost, left.waiting_ticks - kept)
                 log.error(
                     "ticks are lost with this process: they were in memory only, for the journal failed",
                     store=left.name,
@@ -219,6 +268,7 @@ class Collector:
                     why=left.last_error,
                 )
         log.info("collector stopped", accepted=self.pipeline.validator.accepted)
+        return lost
 
     def state(self) -> State:
         """Everything, now."""
@@ -231,6 +281,8 @@ class Collector:
             collector=self._settings.collector_id,
             simulated=self._settings.simulated,
             stopping=pipeline.stopping,
+            configuration=self.steering.snapshot(),
+            limits=self._turns.snapshot(),
             feed=pipeline.feed_snapshot(),
             validator=pipeline.validator.snapshot(self._sessions),
             rejects=pipeline.rejects.snapshot(),
@@ -243,18 +295,40 @@ class Collector:
         )
 
 
-async def fill_alone(settings: Settings, operational: Operational, gap: int) -> None:
+async def steered(
+    settings: Settings, *, defaults: Operational | None = None, symbols: Sequence[str] | None = None
+) -> Steering:
+    """By Central Hub, if there is one: its word, or its last good one, or the defaults."""
+    steering = Steering(
+        settings.hub,
+        copy=settings.last_good_file,
+        wall_ms=wall_ms,
+        rng=random.Random(),
+        defaults=defaults,
+        symbols=symbols,
+    )
+    await steering.begin()
+    return steering
+
+
+async def fill_alone(settings: Settings, gap: int) -> None:
     """Without a collector: fill this entry of the ledger, and whichever is older, and deliver it to all stores.
 
     Raises JournalHeld if a collector runs, JournalError, InternalFault.
     """
     quiet = attrs.evolve(settings.http, host="127.0.0.1", port=0)
     settings = attrs.evolve(settings, http=quiet, grace_seconds=max(settings.grace_seconds, ALONE_GRACE_SECONDS))
-    await Collector(settings, operational, only=gap).run()
+    await Collector(settings, await steered(settings), only=gap).run()
 
 
-def _upstream(settings: Settings, dial: Dial) -> Upstream:
-    return Upstream(urls=settings.ws_urls, key=settings.api_key, dial=dial, frames_max_bytes=settings.frames_max_bytes)
+def _upstream(settings: Settings, dial: Dial, turns: Turns) -> Upstream:
+    return Upstream(
+        urls=settings.ws_urls,
+        key=settings.api_key,
+        dial=dial,
+        turns=turns,
+        frames_max_bytes=settings.frames_max_bytes,
+    )
 
 
 def _sinks(settings: Settings, identity: Identity) -> list[Sink]:

@@ -4,21 +4,25 @@ The feed comes back soon, and the simulated REST service may be asked often: wha
 """
 
 import os
+from typing import Final
 
 import trio
 
-from polygon_live import daemon, logs
+from polygon_live import logs
 from polygon_live.calendar import all_of_it, always_open
-from polygon_live.config import Operational, settings_from
+from polygon_live.config import settings_from
+from polygon_live.daemon import Collector, steered
+from polygon_live.operational import Operational
 
-daemon.REST_PER_SECOND = 20.0  # type: ignore[misc]
+DEFAULTS: Final = Operational(websocket_reconnect_delay=1.0, rate_limit_per_second=20)
 
 
 async def collect() -> None:
     settings = settings_from(os.environ)
     logs.configure(settings.log_level, settings.log_format, settings.secrets())
-    operational = Operational(websocket_reconnect_delay=1.0)
-    await daemon.Collector(settings, operational, sessions=always_open, stretches=all_of_it).run()
+    await Collector(
+        settings, await steered(settings, defaults=DEFAULTS), sessions=always_open, stretches=all_of_it
+    ).run()
 
 
 if __name__ == "__main__":

@@ -109,6 +109,7 @@ def test_a_nats_address_may_lack_its_scheme() -> None:
     settings = settings_from(FULL | {"POLYGON_LIVE_NATS_URLS": "joe:n4tspass@n1:4222,t0ken@n2"})
     assert [u.reveal() for u in settings.nats.urls] == ["nats://joe:n4tspass@n1:4222", "nats://t0ken@n2"]
     assert {"n4tspass", "t0ken"} <= set(settings.secrets())
+    assert "t0ken" in settings_from(FULL | {"POLYGON_LIVE_NATS_URLS": "wss://t0ken@n2"}).secrets()
 
 
 @pytest.mark.parametrize("name", ["POLYGON_API_KEY", "POLYGON_LIVE_NATS_URLS", "POLYGON_LIVE_KAFKA_BROKERS"])
@@ -140,9 +141,17 @@ def test_no_secret_shows_in_any_form_of_the_settings() -> None:
 
 
 @pytest.mark.parametrize(
-    "dsn", ["host=db password=pa55word dbname=x", "host=db password='pa55word'", "password = pa55word"]
+    "dsn",
+    [
+        "host=db password=pa55word dbname=x",
+        "host=db password='pa55word'",
+        "password = pa55word",
+        "postgresql://joe@db/x?password=pa55word",
+        "postgresql://joe@db/x?sslmode=verify-full&sslpassword=pa55word#",
+        "postgresql://joe:p%6155word@db/x",
+    ],
 )
-def test_the_password_of_a_key_value_dsn_is_known_too(dsn: str) -> None:
+def test_the_password_is_known_however_the_dsn_has_it(dsn: str) -> None:
     assert "pa55word" in settings_from(FULL | {"POLYGON_LIVE_TIMESCALE_DSN": dsn}).secrets()
 
 

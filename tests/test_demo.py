@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -32,6 +33,17 @@ FROM market_ticks
 WHERE timestamp_ms > (EXTRACT(EPOCH FROM NOW()) * 1000 - 3600000)  -- Last hour
 GROUP BY symbol
 ORDER BY tick_count DESC;
+"""
+
+EXAMPLE_3 = """
+# Update config via Central Hub API
+curl -X POST http://suho-central-hub:7000/api/v1/config/polygon-live-collector \\
+  -H "Content-Type: application/json" \\
+  -d '{
+    "operational": {
+      "symbols": ["EURUSD", "XAUUSD", "GBPUSD", "EURAUD"]
+    }
+  }'
 """
 
 
@@ -107,6 +119,31 @@ async def test_the_demo_works_as_it_says_and_leaves_nothing_running(env: dict[st
 def query(dsn: str, text: str) -> list[tuple[Any, ...]]:
     with psycopg.connect(dsn) as connection:
         return connection.execute(text).fetchall()
+
+
+async def test_the_third_example_of_the_description(env: dict[str, str], tmp_path: Path) -> None:
+    """Word for word, but for the host."""
+    if shutil.which("curl") is None:
+        pytest.skip("there is no curl: apt install curl")
+    async with collector(env, tmp_path / "log", "demo", "--ticks-per-second", "200") as running:
+        hub = await found(running, r"Hub +(\S+)")
+        dsn = await found(running, r"database +(\S+)")
+        await running.until_delivered(100)
+        posted = await trio.run_process(
+            ["bash", "-c", EXAMPLE_3.replace("http://suho-central-hub:7000", hub)],
+            capture_stdout=True,
+            capture_stderr=True,
+        )
+        assert json.loads(posted.stdout)["broadcast"] == "sent"
+        state = await running.until_state(lambda state: state["configuration"]["generation"] == 2)
+        assert state["configuration"]["values"]["operational.symbols"] == ["EURUSD", "XAUUSD", "GBPUSD", "EURAUD"]
+        await running.until_state(
+            lambda state: [s for s in state["validator"]["symbols"] if s["symbol"] == "EURAUD" and s["accepted"] > 10]
+        )
+        await until(lambda: {"EURAUD"} <= {row["symbol"] for row in reading.in_database(dsn)})
+        assert (await running.state())["feed"]["connections"] == 1
+        running.signal(signal.SIGINT)
+        assert await running.ended() == 0
 
 
 async def test_a_demo_ended_while_it_starts_leaves_nothing_running(env: dict[str, str], tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ import trio
 from structlog.testing import capture_logs
 
 from polygon_live.calendar import all_of_it, always_open
-from polygon_live.config import HttpServer, KafkaAccess, NatsAccess, Operational, Secret, Settings
-from polygon_live.daemon import Collector
+from polygon_live.config import HttpServer, KafkaAccess, NatsAccess, Secret, Settings
+from polygon_live.daemon import Collector, steered
+from polygon_live.errors import JournalError
 from polygon_live.journal.segment import Segment
 from polygon_live.model import Batch
 from polygon_live.standin import StandIn
@@ -59,13 +60,13 @@ async def test_a_stop_while_everything_hangs_ends_and_says_what_is_lost(
         rest_url=f"http://127.0.0.1:{deaf()}",
         http=HttpServer(port=0),
         data_dir=tmp_path,
-        grace_seconds=0.5,
+        grace_seconds=2.0,
     )
-    with trio.fail_after(PATIENCE_SECONDS), capture_logs() as logs:
+    lost = pytest.RaisesExc(JournalError, match="2 ticks that not every store had yet were in memory only")
+    with trio.fail_after(PATIENCE_SECONDS), capture_logs() as logs, pytest.RaisesGroup(lost, flatten_subgroups=True):
         async with standin.in_memory() as dial, trio.open_nursery() as nursery:
-            collector = Collector(
-                settings, Operational(symbols=("EURUSD",)), dial=dial, sessions=always_open, stretches=all_of_it
-            )
+            steering = await steered(settings, symbols=["EURUSD"])
+            collector = Collector(settings, steering, dial=dial, sessions=always_open, stretches=all_of_it)
             nursery.start_soon(collector.run)
             await standin.subscribed(1, 1)
             pipeline = collector.pipeline
@@ -81,6 +82,9 @@ async def test_a_stop_while_everything_hangs_ends_and_says_what_is_lost(
                     disk.set()
             await until(lambda: pipeline.keeper.failing)
             collector.stop()
+            await until(lambda: any(line["event"] == "still ending" for line in logs))
+    (waiting, *_) = [line["waiting_ticks"] for line in logs if line["event"] == "still ending"]
+    assert waiting == dict.fromkeys(("timescale", "nats", "kafka"), 3)
     told = [
         (line["event"].split(":")[0], line["store"], line["ticks"])
         for line in logs

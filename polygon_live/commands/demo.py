@@ -8,8 +8,7 @@ import os
 import random
 import secrets
 import tempfile
-import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final
@@ -21,15 +20,17 @@ import trio
 
 from polygon_live import logs
 from polygon_live.calendar import all_of_it, always_open
+from polygon_live.commands.progress import Progress
 from polygon_live.commands.signals import ended_by_signal
-from polygon_live.config import PREFIX, Operational, Settings, data_dir_from, settings_from
-from polygon_live.daemon import Collector
+from polygon_live.config import PREFIX, NatsAccess, Secret, Settings, data_dir_from, settings_from
+from polygon_live.daemon import Collector, steered, wall_ms
 from polygon_live.embedded import Broker, EmbeddedServer, Nats, Postgres, sole_owner
 from polygon_live.engines.kafka import trim_topic
-from polygon_live.engines.nats import create_stream
+from polygon_live.engines.nats import Publisher, create_stream
 from polygon_live.errors import ConfigurationError, StoreError
-from polygon_live.standin import RestStandIn, StandIn
+from polygon_live.standin import RestStandIn, StandIn, StandInHub
 from polygon_live.standin.market import random_walk
+from polygon_live.steering import SERVICE
 
 ARCHIVE_KEEPS: Final = 20_000
 TRIM_AFTER: Final = 12_000
@@ -37,10 +38,13 @@ TRIM_AFTER: Final = 12_000
 ever. A real Kafka is never trimmed."""
 OURS: Final = (
     "POLYGON_API_KEY",
-    *(PREFIX + n for n in ("WS_URLS", "REST_URL", "TIMESCALE_DSN", "NATS_URLS", "KAFKA_BROKERS")),
+    *(PREFIX + n for n in ("WS_URLS", "REST_URL", "HUB_URL", "TIMESCALE_DSN", "NATS_URLS", "KAFKA_BROKERS")),
 )
-THEIRS: Final = tuple(PREFIX + n for n in ("KAFKA_", "NATS_CREDS", "NATS_CA"))
+THEIRS: Final = tuple(PREFIX + n for n in ("KAFKA_", "NATS_CREDS", "NATS_CA", "HUB_API_KEY"))
 """What these begin with is meant for real servers, and would keep us from our own."""
+
+HUB_PORT: Final = 7000
+USUAL_HUB: Final = f"http://127.0.0.1:{HUB_PORT}"
 
 log = structlog.get_logger()
 
@@ -58,35 +62,50 @@ def demo(ticks_per_second: float) -> None:
 async def _demo(ticks_per_second: float) -> None:
     key = secrets.token_hex(8)
     standin = StandIn(key=key)
+    rest = RestStandIn(standin.history, key=key)
     folder = _folder()
     with sole_owner(folder):
         postgres, nats, broker = Postgres(folder / "postgres"), Nats(folder / "nats"), Broker(folder / "broker")
 
-        def settings_on(ws_url: str, rest_url: str) -> Settings:
-            addresses = (key, ws_url, rest_url, postgres.dsn, nats.url, broker.address)
+        def settings_with(ws_url: str, rest_url: str, hub_url: str) -> Settings:
+            addresses = (key, ws_url, rest_url, hub_url, postgres.dsn, nats.url, broker.address)
             return _settings(dict(zip(OURS, addresses, strict=True)), folder)
 
-        rest = RestStandIn(standin.history, key=key)
         async with (
             ended_by_signal(),
             standin.listening() as ws_url,
             rest.listening() as rest_url,
             AsyncExitStack() as servers,
         ):
-            settings = settings_on(
-                ws_url, rest_url
-            )  # what is wrong with the user's part is told before anything is started
+            # What is wrong with the user's part is told before anything is started, and ports are final after.
+            settings = settings_with(ws_url, rest_url, USUAL_HUB)
             logs.configure(settings.log_level, settings.log_format, settings.secrets())
             await servers.enter_async_context(_running(postgres, nats, broker))
-            settings = settings_on(ws_url, rest_url)  # now the ports are final
-            collector = Collector(settings, Operational(), sessions=always_open, stretches=all_of_it)
+            hub_url = await servers.enter_async_context(_hub(NatsAccess((Secret(nats.url),))))
+            settings = settings_with(ws_url, rest_url, hub_url)
             await create_stream(settings.nats)
+            collector = Collector(settings, await steered(settings), sessions=always_open, stretches=all_of_it)
             click.echo(_where_to_look(collector.address, settings, folder), err=True)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(standin.play, random_walk(ticks_per_second, _now_ms, random.Random()))
+                made_up = random_walk(ticks_per_second, wall_ms, random.Random(), lambda: standin.pairs)
+                nursery.start_soon(standin.play, made_up)
                 nursery.start_soon(_trim, settings, TRIM_AFTER / ticks_per_second)
                 await collector.run()
                 nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def _hub(access: NatsAccess) -> AsyncIterator[str]:
+    """A Hub that announces on this NATS, at its usual port if that can be had; its address."""
+    publisher = Publisher(access, "simulated Central Hub")
+    hub = StandInHub(publish=publisher.publish)
+    async with AsyncExitStack() as stack:
+        stack.callback(publisher.close)
+        try:
+            url = await stack.enter_async_context(hub.listening(port=HUB_PORT))
+        except ConfigurationError:
+            url = await stack.enter_async_context(hub.listening())
+        yield url
 
 
 def _folder() -> Path:
@@ -105,10 +124,11 @@ def _folder() -> Path:
 
 def _where_to_look(status: str, settings: Settings, folder: Path) -> str:
     return f"""SIMULATED: none of these prices is real.
-  status    {status}/health  /state  /symbols  /rejects  /metrics
+  status    {status}/health  /state  /symbols  /rejects  /gaps  /quarantine  /metrics
   database  {settings.timescale_dsn.reveal()}  table market_ticks
   NATS      {settings.nats.urls[0].reveal()}  subjects ticks.EURUSD …, all of them ticks.>
   Kafka     {settings.kafka.brokers[0]}  topic tick_archive (here only about the last {ARCHIVE_KEEPS:,} ticks)
+  Hub       {settings.hub.url}  POST /api/v1/config/{SERVICE}: what is posted is in force within a second
   data      {folder}, used again by the next start
 Ctrl-C ends everything in order."""
 
@@ -124,14 +144,30 @@ def _settings(ours: Mapping[str, str], folder: Path) -> Settings:
 async def _running(*servers: EmbeddedServer) -> AsyncIterator[None]:
     """Start them all at once; end them one after the other, whatever happened."""
     try:
-        async with trio.open_nursery() as nursery:
-            for server in servers:
-                nursery.start_soon(trio.to_thread.run_sync, server.start)
+        with Progress() as progress:
+            await _start(servers, progress)
         yield
     finally:
-        with trio.CancelScope(shield=True):
+        with trio.CancelScope(shield=True), Progress() as progress:
             for server in servers:
+                progress.wait(f"ending {server.name}")
                 await trio.to_thread.run_sync(server.stop)
+
+
+async def _start(servers: Sequence[EmbeddedServer], progress: Progress) -> None:
+    coming = [server.name for server in servers]
+
+    async def start(server: EmbeddedServer) -> None:
+        await trio.to_thread.run_sync(server.start)
+        coming.remove(server.name)
+        progress.say(f"{server.name} is ready")
+        if coming:
+            progress.wait(f"starting {', '.join(coming)}")
+
+    progress.wait(f"starting {', '.join(coming)}")
+    async with trio.open_nursery() as nursery:
+        for server in servers:
+            nursery.start_soon(start, server)
 
 
 async def _trim(settings: Settings, every_seconds: float) -> None:
@@ -141,7 +177,3 @@ async def _trim(settings: Settings, every_seconds: float) -> None:
         except StoreError as why:
             log.warning("the demo's archive was not trimmed", why=str(why))
         await trio.sleep(every_seconds)
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

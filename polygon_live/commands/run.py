@@ -6,8 +6,9 @@ import click
 import trio
 
 from polygon_live import logs
-from polygon_live.config import Operational, settings_from
-from polygon_live.daemon import Collector
+from polygon_live.commands.signals import ended_by_signal
+from polygon_live.config import settings_from
+from polygon_live.daemon import Collector, steered
 
 
 @click.command()
@@ -17,6 +18,7 @@ def run() -> None:
     logs.configure(settings.log_level, settings.log_format, settings.secrets())
 
     async def collect() -> None:
-        await Collector(settings, Operational()).run()
+        async with ended_by_signal():  # the Hub may take its time
+            await Collector(settings, await steered(settings)).run()
 
     trio.run(collect)
