@@ -32,6 +32,10 @@ test *ARGS:
 chaos *ARGS:
     @exec python -m tests.chaos "$@"
 
+# Configurations posted at random while ticks flow, the long form: `just reload --posts 300 --seed 7`
+reload *ARGS:
+    @exec python -m tests.reload "$@"
+
 # What the journal costs: alone, and the pipeline with it and without; one table each, ratios within one run
 bench *ARGS:
     @python -m tests.bench.journal "$@"
@@ -77,10 +81,13 @@ pins:
     set -euo pipefail
     scratch=$(mktemp -d)
     trap 'rm -rf "$scratch"' EXIT
+    echo "fetching uv, which finds the pins" >&2
     python -m pip install --quiet --target "$scratch" uv
+    echo "ops/requirements.txt" >&2
     "$scratch/bin/uv" pip compile --quiet --upgrade --universal --generate-hashes --python-version 3.11 \
         --extra embedded --extra dev --custom-compile-command "ops/just pins" \
         --output-file ops/requirements.txt pyproject.toml
+    echo "ops/requirements-run.txt" >&2
     "$scratch/bin/uv" pip compile --quiet --upgrade --universal --generate-hashes --python-version 3.11 \
         --constraint ops/requirements.txt --no-annotate --custom-compile-command "ops/just pins" \
         --output-file ops/requirements-run.txt pyproject.toml
