@@ -13,16 +13,20 @@ from prometheus_client.parser import text_string_to_metric_families
 from polygon_live.config import HttpServer
 from polygon_live.errors import ConfigurationError, JournalError
 from polygon_live.gap import Gap
+from polygon_live.journal import Aside
 from polygon_live.model import Reject
+from polygon_live.page import Board
+from polygon_live.room import RoomSnapshot
 from polygon_live.status import RejectsSnapshot, State
-from polygon_live.web import ABOUT, MOST_GAPS, listen, serve_status
+from polygon_live.web import ABOUT, MOST_ASIDE, MOST_GAPS, listen, serve_status
 from tests.test_status import WELL, with_sink
 
 
 class Shown:
-    def __init__(self, state: State = WELL, gaps: Sequence[Gap] = ()) -> None:
+    def __init__(self, state: State = WELL, gaps: Sequence[Gap] = (), aside: Sequence[Aside] = ()) -> None:
         self.state = state
         self.ledger: Sequence[Gap] | None = gaps
+        self.aside = aside
 
     def read(self) -> State:
         return self.state
@@ -34,13 +38,21 @@ class Shown:
             raise JournalError("ledger.db can't be read: the disk failed")
         return self.ledger
 
+    async def quarantine(self, most: int) -> Sequence[Aside]:
+        await trio.lowlevel.checkpoint()
+        assert most == MOST_ASIDE
+        if self.ledger is None:
+            raise JournalError("ledger.db can't be read: the disk failed")
+        return self.aside
+
 
 @asynccontextmanager
 async def served(shown: Shown, token: str | None = None) -> AsyncIterator[httpx.AsyncClient]:
     sock = listen(HttpServer(port=0))
     with sock:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(serve_status, sock, shown.read, token, shown.gaps)
+            board = Board(shown.read, shown.gaps)
+            nursery.start_soon(serve_status, sock, shown.read, token, shown, board)
             base = f"http://127.0.0.1:{sock.getsockname()[1]}"
             async with httpx.AsyncClient(base_url=base, timeout=30, trust_env=False) as client:
                 yield client
@@ -55,6 +67,7 @@ async def test_health_answers_with_the_verdict_and_its_reasons() -> None:
         assert good.json()["status"] == "healthy"
         assert good.json()["mode"] == "live"
         assert good.json()["stores"] == {"nats": "good"}
+        assert good.json()["configuration"] == {"source": "safe defaults", "generation": 1, "digest": "0123456789ab"}
         shown.state = with_sink(behind_seconds=30.0, connected=False, last_error="refused")
         bad = await client.get("/health")
         assert bad.status_code == 503
@@ -70,7 +83,7 @@ async def test_health_answers_with_the_verdict_and_its_reasons() -> None:
 
 async def test_a_simulated_market_is_called_so_wherever_prices_or_verdicts_are_shown() -> None:
     async with served(Shown(attrs.evolve(WELL, simulated=True))) as client:
-        for path in ("/", "/health", "/state", "/symbols", "/gaps"):
+        for path in ("/", "/health", "/state", "/symbols", "/gaps", "/quarantine"):
             assert (await client.get(path)).json()["mode"] == "SIMULATED"
 
 
@@ -142,9 +155,27 @@ async def test_gaps_show_what_the_ledger_holds_and_what_it_says_if_it_can_not() 
         assert failed.json() == {"error": "ledger.db can't be read: the disk failed"}
 
 
+async def test_the_quarantine_shows_what_was_refused_and_how_much_ever_was() -> None:
+    shown = Shown(with_sink(set_aside_ever=3), aside=[Aside("nats", 7, "EURUSD", "too large", b'{"seq":7}', 9)])
+    async with served(shown) as client:
+        told = (await client.get("/quarantine")).json()
+        assert (told["mode"], told["ever"]) == ("live", {"nats": 3})
+        assert [(aside["sink"], aside["why"], aside["tick"]) for aside in told["ticks"]] == [
+            ("nats", "too large", '{"seq":7}')
+        ]
+        shown.ledger = None
+        failed = await client.get("/quarantine")
+        assert failed.status_code == 503
+        assert failed.json() == {"error": "ledger.db can't be read: the disk failed"}
+
+
 async def test_metrics_are_prometheus_text_with_the_snapshots_numbers() -> None:
     state = attrs.evolve(
-        with_sink(lost=5, complaints=("a", "b")), rejects=RejectsSnapshot({"validate": {"crossed": 3}}, (), 0)
+        with_sink(lost=5, set_aside_ever=4, complaints=("a", "b")),
+        rejects=RejectsSnapshot({"validate": {"crossed": 3}}, (), 0),
+        retention=attrs.evolve(
+            WELL.retention, table_bytes=8192, failures=2, last_run_ms=9000, oldest_row_ms=5000, room=RoomSnapshot(7, 60)
+        ),
     )
     async with served(Shown(state)) as client:
         answer = await client.get("/metrics")
@@ -153,12 +184,20 @@ async def test_metrics_are_prometheus_text_with_the_snapshots_numbers() -> None:
         for family in text_string_to_metric_families(answer.text)
         for s in family.samples
     }
-    assert samples["polygon_live_ticks_accepted_total", "EURUSD"] == 10
-    assert samples["polygon_live_sink_lost_total", "nats"] == 5
+    assert samples["polygon_live_symbol_ticks_accepted_total", "EURUSD"] == 10
+    assert samples["polygon_live_sink_ticks_lost_total", "nats"] == 5
+    assert samples["polygon_live_sink_quarantined_ticks", "nats"] == 4
     assert samples["polygon_live_rejects_total", "crossed", "validate"] == 3
     assert samples["polygon_live_feed_streaming",] == 1
     assert samples["polygon_live_sink_complaints", "nats"] == 2
     assert samples["polygon_live_retention_verified",] == 1
+    assert samples["polygon_live_retention_failures_total",] == 2
+    assert samples["polygon_live_retention_run_timestamp_seconds",] == 9
+    assert samples["polygon_live_table_oldest_row_timestamp_seconds",] == 5
+    assert samples["polygon_live_table_bytes",] == 8192
+    assert samples["polygon_live_disk_free_bytes", "table"] == 7
+    assert samples["polygon_live_disk_until_full_seconds", "table"] == 60
+    assert ("polygon_live_disk_free_bytes", "journal") not in samples
     assert all(family.documentation for family in text_string_to_metric_families(answer.text))
 
 
@@ -185,7 +224,7 @@ async def test_a_fault_in_a_page_is_an_error_page_and_the_server_goes_on() -> No
     sock = listen(HttpServer(port=0))
     with sock:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(serve_status, sock, broken, None, shown.gaps)
+            nursery.start_soon(serve_status, sock, broken, None, shown, Board(broken, shown.gaps))
             base = f"http://127.0.0.1:{sock.getsockname()[1]}"
             async with httpx.AsyncClient(base_url=base, timeout=30, trust_env=False) as client:
                 assert (await client.get("/health")).status_code == 500
@@ -199,7 +238,8 @@ async def test_it_can_be_started_anew_on_the_same_socket() -> None:
     with sock:
         for _ in range(2):
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(serve_status, sock, Shown().read, None, Shown().gaps)
+                shown = Shown()
+                nursery.start_soon(serve_status, sock, shown.read, None, shown, Board(shown.read, shown.gaps))
                 url = f"http://127.0.0.1:{sock.getsockname()[1]}/health"
                 async with httpx.AsyncClient(timeout=30, trust_env=False) as client:
                     assert (await client.get(url)).status_code == 200
