@@ -17,7 +17,7 @@ REFUSED_ALARM: Final = 20
 DROP_ALARM_MS: Final = 600_000
 
 WARNED_SECONDS: Final = 3600.0
-"""Within so long, at the present rate, the journal would have to give up what a store still needs."""
+"""Within so long, at the present rate, the journal gives up what a store still needs, or a disk is full."""
 EXACTLY_ONCE: Final = (
     "exactly once, in order, in TimescaleDB and (read committed) in Kafka, at least once on NATS, across crashes, "
     "outages and restarts"
@@ -53,6 +53,7 @@ def health(state: State) -> Health:
         reasons += [f"{sink.name}: {complaint}" for complaint in sink.complaints]
     if not state.retention.verified and _age_seconds(state) > START_SECONDS:
         reasons.append(f"three-day retention is unverified: {state.retention.detail}")
+    reasons += [sentence for left, sentence in _filling(state) if left < WARNED_SECONDS]
     reasons += [f"the {w.name} task is failing: {w.last_error}" for w in state.watchers if not w.running]
     if state.stopping:
         reasons.append("the collector is stopping")
@@ -117,11 +118,30 @@ def _drop_reasons(state: State) -> list[str]:
         if s.last_lost_ms is not None and state.at_ms - s.last_lost_ms < DROP_ALARM_MS
     ]
     reasons += [
-        f"{s.name} has refused {s.set_aside} ticks, the last within ten minutes: see /rejects"
+        f"{s.name} has refused {s.set_aside} ticks, the last within ten minutes: see /quarantine"
         for s in state.sinks
         if s.last_set_aside_ms is not None and state.at_ms - s.last_set_aside_ms < DROP_ALARM_MS
     ]
     return reasons
+
+
+def _filling(state: State) -> list[tuple[float, str]]:
+    """Disks that will be full in so many seconds, and what to say of them."""
+    disks = {
+        f"the disk of the journal's folder {state.journal.folder}": state.journal.room,
+        "the disk of the table (for what it holds and would drop: polygon-live retention)": state.retention.room,
+    }
+    return [
+        (left, f"{disk} has {room.free_bytes / 2**20:.0f} MiB left, and is full in {_span(left)} at the present rate")
+        for disk, room in disks.items()
+        if (left := room.seconds_until_full) is not None and room.free_bytes is not None
+    ]
+
+
+def _span(seconds: float) -> str:
+    if seconds < 60:
+        return "less than a minute"
+    return f"{seconds / 60:.0f} min" if seconds < 2 * WARNED_SECONDS else f"{seconds / 3600:.0f} h"
 
 
 def _skew_reasons(state: State) -> list[str]:
@@ -135,8 +155,27 @@ def _skew_reasons(state: State) -> list[str]:
     return [f"ticks arrive {-skew / 1000:.1f} s before their timestamps: this machine's clock is behind"]
 
 
+def _configuration_notes(state: State) -> list[str]:
+    configuration, limits = state.configuration, state.limits
+    hub, notes = configuration.hub, []
+    if hub.last_error:
+        notes.append(f"Central Hub: {hub.last_error}; in force: {hub.source}")
+    if hub.last_refusal is not None:
+        refusal = hub.last_refusal
+        by = f" by {refusal.updated_by}" if refusal.updated_by else ""
+        faults = "; ".join(refusal.faults)
+        notes.append(f"the configuration that was posted{by} is refused, and what was in force stays: {faults}")
+    if configuration.unheard and not hub.last_error:
+        notes.append(f"the Hub's announcements can't be heard, changes take longer: {configuration.unheard}")
+    if state.feed.added_silent:
+        notes.append(f"added, and not a tick of it yet: {', '.join(state.feed.added_silent)}")
+    if limits.last_violation_ms is not None and state.at_ms - limits.last_violation_ms < DROP_ALARM_MS:
+        notes.append(f"Polygon refused something as too much, or not ours, within ten minutes: {limits.last_violation}")
+    return notes
+
+
 def _notes(state: State) -> list[str]:
-    notes = []
+    notes = _configuration_notes(state)
     if not any(s.market_open for s in state.validator.symbols):
         notes.append("the market is closed: no ticks are expected")
     if state.journal.damaged:
@@ -144,9 +183,19 @@ def _notes(state: State) -> list[str]:
             f"files of the journal were damaged and set aside: {', '.join(state.journal.damaged)}; what was in them is "
             "lost to who still needed it: see /gaps, then remove them"
         )
+    journal, retention = state.journal, state.retention
+    notes += [sentence for left, sentence in _filling(state) if left >= WARNED_SECONDS]
+    grows = journal.most_bytes - journal.bytes
+    if journal.room.free_bytes is not None and journal.room.free_bytes < grows:
+        notes.append(
+            f"the journal may grow by {grows / 2**20:.0f} MiB, and its disk has {journal.room.free_bytes / 2**20:.0f} "
+            "MiB left: make room, or set POLYGON_LIVE_JOURNAL_MAX_BYTES lower"
+        )
+    if retention.verified and retention.failing:
+        notes.append(f"the retention's last run failed, it tries again: {retention.last_failure}")
     notes += [f"{s.name} is late: {s.behind_seconds:.1f} s behind" for s in state.sinks if s.state == "late"]
     notes += [f"{s.name} lacks {s.lost} ticks since the start: see /gaps" for s in state.sinks if s.lost]
-    notes += [f"{s.name} set {s.set_aside} ticks aside: see /rejects" for s in state.sinks if s.set_aside]
+    notes += [f"{s.name} set {s.set_aside} ticks aside: see /quarantine" for s in state.sinks if s.set_aside]
     return notes
 
 

@@ -14,6 +14,7 @@ Rules of this file's state:
 """
 
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Protocol
 
@@ -23,6 +24,7 @@ import trio
 from polygon_live.backlog import MOST_TICKS, Backlog
 from polygon_live.backoff import backoff
 from polygon_live.errors import JournalError, RowsRefused, StoreContested, StoreError, StoreMisconfigured
+from polygon_live.histogram import BATCH_TICKS, DELAY_SECONDS, Histogram
 from polygon_live.journal import Hole
 from polygon_live.model import Batch, Reject, evidence
 from polygon_live.sink import Opened, Sink
@@ -52,6 +54,9 @@ class Books(Protocol):
 
     async def set_aside(self, reject: Reject, payload: bytes) -> None:
         """A tick that the store refuses: kept before the cursor passes it."""
+
+    def set_aside_ever(self, store: str) -> int:
+        """How many ticks of this store were kept so, in all runs."""
 
     def pending(self, after: int) -> tuple[int, float | None]:
         """How many ticks the journal holds behind this ``seq``, and in how many seconds, at the present rate, the
@@ -100,6 +105,7 @@ class Pump:
         """When the last delivered tick was received; what waits from before this run is older than that."""
         self._delivered_ms: int | None = None
         self._lost_ms: int | None = None
+        self._delay, self._batches = Histogram(DELAY_SECONDS), Histogram(BATCH_TICKS)
 
     @property
     def cursor(self) -> int:
@@ -243,7 +249,11 @@ class Pump:
         self._received_ms = part.ticks[-1].received_ms
         if delivered:
             self._in_a_row = 0
-            self._delivered_ms = self._wall_ms()
+            self._delivered_ms = now_ms = self._wall_ms()
+            now = trio.current_time()
+            ages = Counter([now_ms - tick.received_ms for tick in part.ticks[: delivered + expired]])
+            self._delay.add(ages, now, scale=0.001)
+            self._batches.add({len(part): 1}, now)
 
     async def _refused(self, part: Batch, why: RowsRefused) -> None:
         tick = part.ticks[0]
@@ -265,7 +275,8 @@ class Pump:
         if str(why) != str(self._error) or trio.current_time() >= self._say_again:
             self._say_again = trio.current_time() + SAY_AGAIN_SECONDS
             self._said_away = True
-            self._log.warning("store not available, trying again", why=str(why), waiting_ticks=self._waiting())
+            say = self._log.error if isinstance(why, StoreMisconfigured | StoreContested) else self._log.warning
+            say("store not available, trying again", why=str(why), waiting_ticks=self._waiting())
         self._error, self._error_ms = why, self._wall_ms()
         await trio.sleep(MISCONFIGURED_WAIT_SECONDS if isinstance(why, StoreMisconfigured) else wait)
 
@@ -294,6 +305,7 @@ class Pump:
             delivered=self._delivered,
             expired=self._expired,
             set_aside=self._set_aside,
+            set_aside_ever=self._books.set_aside_ever(self.sink.name),
             last_set_aside_ms=self._set_aside_ms,
             lost=self._lost,
             last_lost_ms=self._lost_ms,
@@ -306,4 +318,6 @@ class Pump:
             needs_operator=not self._connected and isinstance(self._error, StoreMisconfigured | StoreContested),
             about=facts.about,
             complaints=facts.complaints,
+            delay=self._delay.spread(trio.current_time()),
+            batches=self._batches.spread(trio.current_time()),
         )

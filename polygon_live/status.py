@@ -6,7 +6,10 @@ from typing import Final
 import attrs
 
 from polygon_live.gap import Gap
+from polygon_live.histogram import NOTHING, Spread
+from polygon_live.inforce import ConfigurationSnapshot
 from polygon_live.model import Reject, Tick
+from polygon_live.room import UNSEEN, RoomSnapshot
 
 LATE_SECONDS: Final = 2.0
 DOWN_SECONDS: Final = 10.0
@@ -36,6 +39,10 @@ class FeedSnapshot:
     """Symbols that stayed without acknowledgement or tick after resubscribing and reconnecting."""
     refusals: tuple[str, ...]
     """What Polygon said about refused topics on this connection; it names no topic."""
+    added: tuple[str, ...]
+    """Symbols that were added while connected and have not ticked yet, within the time that they have for it."""
+    added_silent: tuple[str, ...]
+    """Those that had not when that time was over, and have not since."""
     frames: int
     characters: int
     dropped_frames: int
@@ -57,6 +64,8 @@ NO_FEED: Final = FeedSnapshot(
     acknowledged=(),
     silent=(),
     refusals=(),
+    added=(),
+    added_silent=(),
     frames=0,
     characters=0,
     dropped_frames=0,
@@ -93,12 +102,16 @@ class ValidatorSnapshot:
 
     accepted: int
     ignored: Mapping[str, int]
-    """Known events that are not collected (aggregates), by kind."""
+    """Known events that are not collected, by kind: aggregates, and quotes of symbols that were removed lately."""
     last_seq: int | None
     last_accepted_ms: int | None
     skew_ms: float | None
     """Median of received − Polygon's timestamp over the last ticks."""
     symbols: tuple[SymbolSnapshot, ...]
+    events: int = 0
+    """Events that Polygon sent, of every kind: accepted, rejected, ignored, and what it says of the connection."""
+    delay: Spread = NOTHING
+    """Seconds from Polygon's timestamp to the receipt, of accepted live ticks."""
 
 
 @attrs.frozen
@@ -128,7 +141,9 @@ class SinkSnapshot:
     delivered: int
     expired: int
     set_aside: int
-    """Ticks that the store refused for their content: they are in the quarantine, and not in the store."""
+    """Ticks that the store refused for their content, in this run: they are in the quarantine, and not in the store."""
+    set_aside_ever: int
+    """The same in all runs. A tick that was refused again counts once."""
     last_set_aside_ms: int | None
     lost: int
     """Ticks that this store will not get by itself: they are in the ledger of gaps. A stretch of which it is not known
@@ -146,6 +161,10 @@ class SinkSnapshot:
     """The store answers, but somebody must change something."""
     about: Mapping[str, str | int | float | bool | None]
     complaints: tuple[str, ...]
+    delay: Spread = NOTHING
+    """Seconds from the receipt of a tick to the store's acknowledgement, catching up included."""
+    batches: Spread = NOTHING
+    """Ticks in a batch that the store took."""
 
     @property
     def state(self) -> str:
@@ -185,6 +204,8 @@ class JournalSnapshot:
     """The latest batches that could not be read back: their first and last ``seq``."""
     damaged: tuple[str, ...]
     """Files that were found damaged at a start, set aside, and are still there."""
+    room: RoomSnapshot = UNSEEN
+    """Of the disk that its folder is on."""
 
 
 @attrs.frozen
@@ -195,6 +216,8 @@ class GapsSnapshot:
     """Symbols that nobody hears at this moment."""
     counts: Mapping[str, Mapping[str, int]]
     """Of its entries, by cause and then by state."""
+    unsettled_since_ms: int | None = None
+    """When the oldest of those that are neither filled nor given up was entered; None: there is none."""
 
 
 @attrs.frozen
@@ -215,6 +238,21 @@ class RetentionSnapshot:
     detail: str
     """In words: what was found and when, or what went wrong."""
     about: Mapping[str, str | int | float | bool | None]
+    last_run_ms: int | None = None
+    """When a run last came to its end, good or bad."""
+    failures: int = 0
+    """Runs that failed, or had to leave something."""
+    last_failure: str | None = None
+    """Why the latest of them did."""
+    last_failure_ms: int | None = None
+    failing: bool = False
+    """The last run was one of them."""
+    oldest_row_ms: int | None = None
+    """Of the table; None: it is empty, or has not been looked at."""
+    table_bytes: int | None = None
+    """Its size on the disk, with indexes."""
+    room: RoomSnapshot = UNSEEN
+    """Of the disk that the table is on, where the database runs on this machine and says where."""
 
 
 @attrs.frozen
@@ -242,6 +280,21 @@ class FillerSnapshot:
 
 
 @attrs.frozen
+class LimitsSnapshot:
+    """What Polygon could count."""
+
+    per_second: float
+    burst: int
+    """So many at once, if there were none for a while."""
+    taken: int
+    waiting: int
+    violations: Mapping[str, int]
+    """What Polygon said was too much, or not for us: by endpoint."""
+    last_violation: str | None
+    last_violation_ms: int | None
+
+
+@attrs.frozen
 class State:
     """Everything, at one moment."""
 
@@ -251,6 +304,8 @@ class State:
     collector: str
     simulated: bool
     stopping: bool
+    configuration: ConfigurationSnapshot
+    limits: LimitsSnapshot
     feed: FeedSnapshot
     validator: ValidatorSnapshot
     rejects: RejectsSnapshot

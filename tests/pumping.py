@@ -35,6 +35,9 @@ class Desk:
         await trio.lowlevel.checkpoint()
         self.aside.append(reject)
 
+    def set_aside_ever(self, store: str) -> int:
+        return sum(reject.stage == store for reject in self.aside)
+
     def pending(self, after: int) -> tuple[int, float | None]:
         return (self.journal.pending(after)[0] if self.journal else 0), None
 

@@ -207,6 +207,24 @@ async def test_after_an_unclear_outcome_the_stores_cursor_tells_and_nothing_is_l
     snapshot = b.pump.snapshot()
     assert (snapshot.delivered, snapshot.lost, snapshot.waiting_ticks) == (5, 0, 0)
     assert (snapshot.cursor, snapshot.fell_behind) == (5, 0)
+    assert sum(snapshot.delay.counts) == 5
+
+
+async def test_how_long_a_tick_took_and_how_large_batches_are_is_counted(
+    bench: Make, autojump_clock: MockClock
+) -> None:
+    b = bench()
+    b.sink.opens = [StoreUnavailable("refused")]
+    b.accept(1, 2)
+    b.accept(3, received_ms=START_MS - 2000)
+    await b.run_to_the_end()
+    snapshot = b.pump.snapshot()
+    delays = dict(zip(snapshot.delay.bounds, snapshot.delay.counts, strict=False))
+    assert {bound: count for bound, count in delays.items() if count} == {0.25: 2, 2.5: 1}
+    assert snapshot.delay.total == pytest.approx(0.25 + 0.25 + 2.25)
+    assert snapshot.delay.p99 is not None
+    assert 1.0 < snapshot.delay.p99 <= 2.5
+    assert (sum(snapshot.batches.counts), snapshot.batches.total) == (1, 3)
 
 
 async def test_waits_double_up_to_five_seconds_and_start_afresh(bench: Make, autojump_clock: MockClock) -> None:
@@ -224,7 +242,9 @@ async def test_a_misconfigured_store_is_tried_slowly_and_named(bench: Make, auto
     b.sink.opens = [StoreMisconfigured("password authentication failed")] * 2
     async with trio.open_nursery() as nursery:
         with running(nursery, b.pump):
-            await trio.testing.wait_all_tasks_blocked()
+            with capture_logs() as logs:
+                await trio.testing.wait_all_tasks_blocked()
+            assert [line["log_level"] for line in logs] == ["error"]
             snapshot = b.pump.snapshot()
             assert snapshot.needs_operator
             assert snapshot.last_error == "password authentication failed"

@@ -6,13 +6,16 @@ import attrs
 import pytest
 
 from polygon_live.health import AT_MOST_ONCE, EXACTLY_ONCE, Health, guarantee, health
+from polygon_live.inforce import NO_HUB, ConfigurationSnapshot
 from polygon_live.model import Tick
+from polygon_live.room import RoomSnapshot
 from polygon_live.status import (
     NO_FEED,
     FeedSnapshot,
     FillerSnapshot,
     GapsSnapshot,
     JournalSnapshot,
+    LimitsSnapshot,
     RejectsSnapshot,
     RetentionSnapshot,
     SinkSnapshot,
@@ -38,6 +41,8 @@ FEED = FeedSnapshot(
     acknowledged=("EURUSD",),
     silent=(),
     refusals=(),
+    added=(),
+    added_silent=(),
     frames=10,
     characters=1000,
     dropped_frames=0,
@@ -62,6 +67,7 @@ SINK = SinkSnapshot(
     delivered=10,
     expired=0,
     set_aside=0,
+    set_aside_ever=0,
     last_set_aside_ms=None,
     lost=0,
     last_lost_ms=None,
@@ -94,6 +100,8 @@ JOURNAL = JournalSnapshot(
     corrupt=(),
     damaged=(),
 )
+CONFIGURATION = ConfigurationSnapshot(1, "0123456789ab", STARTED, {}, {}, (), NO_HUB, None)
+LIMITS = LimitsSnapshot(5.0, 5, 3, 0, {}, None, None)
 WELL = State(
     at_ms=NOW,
     started_ms=STARTED,
@@ -101,6 +109,8 @@ WELL = State(
     collector="c",
     simulated=False,
     stopping=False,
+    configuration=CONFIGURATION,
+    limits=LIMITS,
     feed=FEED,
     validator=VALIDATOR,
     rejects=RejectsSnapshot({}, (), 0),
@@ -239,3 +249,43 @@ def test_files_that_were_set_aside_are_worth_knowing() -> None:
     state = attrs.evolve(WELL, journal=attrs.evolve(JOURNAL, damaged=("ledger.db.damaged",)))
     assert health(state).healthy
     assert any("ledger.db.damaged" in note for note in health(state).notes)
+
+
+MiB = 2**20
+
+
+@pytest.mark.parametrize(
+    ("left", "said"),
+    [(30.0, "full in less than a minute"), (3000.0, "full in 50 min"), (3600.0, "full in 60 min"), (40_000.0, "11 h")],
+)
+def test_a_disk_that_fills_is_told_before_it_is_full(left: float, said: str) -> None:
+    room = RoomSnapshot(free_bytes=512 * MiB, seconds_until_full=left)
+    journal = health(attrs.evolve(WELL, journal=attrs.evolve(JOURNAL, room=room)))
+    table = health(attrs.evolve(WELL, retention=attrs.evolve(WELL.retention, room=room)))
+    for verdict, disk in (
+        (journal, "the disk of the journal's folder /data/journal"),
+        (table, "the disk of the table"),
+    ):
+        assert verdict.healthy == (left >= 3600)
+        (sentence,) = verdict.notes if verdict.healthy else verdict.reasons
+        assert sentence.startswith(disk)
+        assert "has 512 MiB left" in sentence
+        assert said in sentence
+
+
+def test_a_disk_that_is_smaller_than_what_the_journal_may_take_is_noted() -> None:
+    journal = attrs.evolve(JOURNAL, bytes=MiB, most_bytes=101 * MiB, room=RoomSnapshot(99 * MiB, None))
+    verdict = health(attrs.evolve(WELL, journal=journal))
+    assert verdict.healthy
+    (note,) = verdict.notes
+    assert note.startswith("the journal may grow by 100 MiB, and its disk has 99 MiB left: make room, or set ")
+    assert note.endswith(" POLYGON_LIVE_JOURNAL_MAX_BYTES lower")
+    journal = attrs.evolve(journal, room=RoomSnapshot(100 * MiB, None))
+    assert health(attrs.evolve(WELL, journal=journal)).notes == ()
+
+
+def test_a_run_of_the_retention_that_failed_is_noted_while_the_last_verification_holds() -> None:
+    retention = attrs.evolve(WELL.retention, failing=True, failures=1, last_failure="no answer")
+    verdict = health(attrs.evolve(WELL, retention=retention))
+    assert verdict.healthy
+    assert verdict.notes == ("the retention's last run failed, it tries again: no answer",)
