@@ -46,6 +46,8 @@ class RejectBook:
 
     async def keep(self, save: Callable[[Sequence[Reject]], Awaitable[None]]) -> None:
         """Write rejects to the table, for ever. While it is away they wait, and what does not fit is counted."""
+        away: str | None = None
+        """What was told of the table last."""
         while True:
             some = [await self._saving.receive()]
             while len(some) < AT_ONCE:
@@ -60,13 +62,15 @@ class RejectBook:
                     self._unkept += len(some)
                     log.warning("the table refuses rejects", count=len(some), why=str(why))
                 except StoreError as why:
-                    log.info("rejects wait for their table", count=len(some), why=str(why))
+                    if str(why) != away:
+                        log.warning("rejects wait for their table", count=len(some), why=str(why))
+                    away = str(why)
                     await trio.sleep(AWAY_SECONDS)
                     continue
                 except Exception:
                     self._unkept += len(some)
                     raise
-                some = []
+                some, away = [], None
             await trio.sleep(PAUSE_SECONDS)
 
     def snapshot(self) -> RejectsSnapshot:

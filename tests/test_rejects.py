@@ -2,6 +2,7 @@ from collections.abc import Sequence
 
 import pytest
 import trio
+from structlog.testing import capture_logs
 from trio.testing import MockClock
 
 from polygon_live.errors import RowsRefused, StoreUnavailable
@@ -58,12 +59,17 @@ async def test_while_the_table_is_away_rejects_wait_and_only_what_it_refuses_is_
             raise answer
         kept.extend(r.received_ms for r in some)
 
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(book.keep, save)
-        for n in range(3):
-            book.enter([reject(n), reject(n)])
-            await trio.sleep(60)
-        nursery.cancel_scope.cancel()
+    with capture_logs() as logs:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(book.keep, save)
+            for n in range(3):
+                book.enter([reject(n), reject(n)])
+                await trio.sleep(60)
+            nursery.cancel_scope.cancel()
+    assert [(line["event"], line["log_level"]) for line in logs] == [
+        ("rejects wait for their table", "warning"),
+        ("the table refuses rejects", "warning"),
+    ]
     assert kept == [0, 0, 2, 2]
     assert book.snapshot().unkept == 2
 
