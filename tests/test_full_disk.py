@@ -96,6 +96,23 @@ async def test_a_disk_that_fills_costs_nothing_as_long_as_the_collector_lives(pl
     assert len(unjournaled) == entry["ticks"]
 
 
+async def test_a_disk_that_is_filling_is_told_before_it_is_full(place: Place, small_disk: Path) -> None:
+    async with place.collecting(StandIn(key=KEY)) as running:
+        state = await running.until_state(lambda state: state["journal"]["room"]["free_bytes"])
+        room = state["journal"]["room"]
+        with (small_disk / "ballast").open("wb", buffering=0) as file:
+            while room["seconds_until_full"] is None:
+                before = room["free_bytes"]
+                assert before > 4 * MiB, "it was not told in time"
+                file.write(bytes(3 * MiB))
+                state = await running.until_state(lambda state: state["journal"]["room"]["free_bytes"] < before)  # noqa: B023
+                room = state["journal"]["room"]
+        assert 0 < room["seconds_until_full"] < 600
+        await running.until_health(503, "the disk of the journal's folder", "is full in", "at the present rate")
+        assert not state["journal"]["failing"]
+        assert "the disk of the journal's folder is filling up: make room before it is full" in running.said
+
+
 async def test_without_room_it_does_not_start_and_says_how_much_is_needed(place: Place, small_disk: Path) -> None:
     fill(small_disk, leave=40 * MiB)
     async with place.collector("ws://127.0.0.1:1/forex") as running:

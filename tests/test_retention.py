@@ -5,18 +5,25 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import attrs
 import psycopg
 import pytest
 import trio
 
 from polygon_live.config import Secret
 from polygon_live.embedded import Postgres
+from polygon_live.engines.postgres import instant
 from polygon_live.engines.postgres import rejects as side_table
+from polygon_live.engines.postgres.storage import Kept
+from polygon_live.engines.postgres.upkeep import judged
 from polygon_live.errors import StoreError, StoreMisconfigured
 from polygon_live.model import RAW_LIMIT, Batch, Reject, Tick
 from polygon_live.retention import Retention
+from polygon_live.room import UNSEEN, free_bytes
 from polygon_live.sink import Identity
 from polygon_live.sinks.timescale import TimescaleSink
+from polygon_live.status import RetentionSnapshot
+from tests.waiting import until
 
 pytestmark = pytest.mark.engine
 
@@ -310,3 +317,87 @@ async def test_rejects_are_bounded_in_number_and_age(table: str, clock: Clock, m
 async def test_rejects_without_a_server_are_a_store_error(own_postgres: Callable[..., Postgres], clock: Clock) -> None:
     with pytest.raises(StoreError, match="Connection refused"):
         await a_retention(own_postgres(start=False).dsn, clock).save_rejects([a_reject(1)])
+
+
+async def test_the_oldest_row_the_size_and_what_failed_are_in_the_snapshot(database: str, clock: Clock) -> None:
+    retention = a_retention(database, clock)
+    assert retention.snapshot() == RetentionSnapshot(
+        verified=False,
+        detail="verified never: it has not run yet",
+        about={"last_run_ms": None, "next_run_ms": None, "verified_ms": None},
+    )
+    await put(database, clock, START_MS + 5000, START_MS + 6000, seqs=iter((1, 2)))
+    assert await retention.once() == 1802
+    good = retention.snapshot()
+    assert (good.last_run_ms, good.failures, good.last_failure, good.failing) == (START_MS, 0, None, False)
+    assert good.oldest_row_ms == START_MS + 5000
+    sizes = "select sum(pg_total_relation_size(inhrelid)) from pg_inherits where inhparent = 'market_ticks'::regclass"
+    assert do(database, sizes) == [(good.table_bytes,)]
+    do(database, "alter table market_ticks rename column bid to bit")
+    clock.ms += HOUR_MS
+    await retention.once()
+    bad = retention.snapshot()
+    assert (bad.verified, bad.failing, bad.failures, bad.last_failure_ms) == (True, True, 1, clock.ms)
+    assert bad.last_failure is not None
+    assert "bid" in bad.last_failure
+    do(database, "alter table market_ticks rename column bit to bid")
+    await retention.once()
+    mended = retention.snapshot()
+    assert (mended.failing, mended.failures, mended.last_failure) == (False, 1, bad.last_failure)
+
+
+async def test_rows_that_are_too_old_whatever_their_partition_says_are_told(database: str, clock: Clock) -> None:
+    """A partition of a day keeps its first ticks longer, and that is said, and why."""
+    do(database, TABLE, "create table a_day partition of market_ticks for values from ('2023-11-14') to ('2023-11-15')")
+    await put(database, clock, START_MS - 10 * HOUR_MS, seqs=iter((1,)))
+    retention = a_retention(database, clock)
+    await retention.once()
+    assert retention.snapshot().detail.endswith("none overdue")
+    clock.ms += 70 * HOUR_MS
+    await retention.once()
+    after = retention.snapshot()
+    assert after.verified
+    assert after.detail.endswith("1 partitions of more than an hour keep their first ticks for longer than three days")
+
+
+def test_a_row_that_should_be_gone_is_no_matter_of_opinion() -> None:
+    edge = instant(START_MS)
+    kept = Kept("chunks", (), (), 1, 0, edge, edge - timedelta(hours=2), 8192)
+    assert judged(kept, edge) == kept
+    wrong = judged(attrs.evolve(kept, oldest_row=edge - timedelta(hours=2, seconds=1)), edge).wrong
+    assert wrong is not None
+    assert wrong.startswith("the oldest row is of 2023-11-14 19:59 UTC, which is over 74 h ago")
+
+
+async def test_the_disk_of_a_server_that_runs_here_is_watched(database: str, postgres: Postgres, clock: Clock) -> None:
+    retention = a_retention(database, clock)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(retention.run)
+        await until(lambda: retention.snapshot().room.free_bytes is not None)
+        nursery.cancel_scope.cancel()
+    free = retention.snapshot().room.free_bytes
+    assert free == pytest.approx(free_bytes(postgres.data), rel=0.2)
+
+
+async def test_a_role_that_may_not_know_where_the_files_are_sees_no_disk(database: str, clock: Clock) -> None:
+    name = psycopg.conninfo.conninfo_to_dict(database)["dbname"]
+    do(
+        database,
+        f"create role {name}_role login",
+        f"grant all on schema public to {name}_role",
+    )
+    try:
+        retention = a_retention(psycopg.conninfo.make_conninfo(database, user=f"{name}_role"), clock)
+        await retention.once()
+        with trio.move_on_after(0):
+            await retention.watch_room()
+        assert retention.snapshot().verified
+        assert retention.snapshot().room == UNSEEN
+        do(database, f"grant pg_read_all_settings to {name}_role")
+        await retention.once()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(retention.watch_room)
+            await until(lambda: retention.snapshot().room.free_bytes)
+            nursery.cancel_scope.cancel()
+    finally:
+        do(database, f"drop owned by {name}_role cascade", f"drop role {name}_role")

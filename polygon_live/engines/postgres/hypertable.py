@@ -13,17 +13,28 @@ which an adopted table may have, go when the whole of their range is past.
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import attrs
 import psycopg
 import structlog
 from psycopg import sql
 
+from polygon_live.engines.postgres import compression
 from polygon_live.engines.postgres.connection import Connection
 from polygon_live.engines.postgres.extension import OLDEST, Extension
-from polygon_live.engines.postgres.policies import RetentionPolicy, add_compression_policy, has_policy, settle_retention
-from polygon_live.engines.postgres.storage import DROP_LOCK_TIMEOUT, HOUR, KEPT, SET_UP_LOCK, About, Kept, TableName
+from polygon_live.engines.postgres.policies import RetentionPolicy, has_policy, retention_job, settle_retention
+from polygon_live.engines.postgres.storage import (
+    DROP_LOCK_TIMEOUT,
+    HOUR,
+    KEPT,
+    SET_UP_LOCK,
+    About,
+    Compression,
+    Kept,
+    Piece,
+    TableName,
+)
 
 log = structlog.get_logger()
 
@@ -46,6 +57,7 @@ class Chunk:
 class Hypertable:
     """The way of keeping ticks with TimescaleDB."""
 
+    called: ClassVar = "chunks"
     table: TableName
     extension: Extension
 
@@ -62,11 +74,7 @@ class Hypertable:
 
     def about(self, connection: Connection) -> About:
         """What is compressed."""
-        if not self.extension.community:
-            return {"compression": "none: not in this edition"}
-        if not has_policy(connection, self.table, "policy_compression"):
-            return {"compression": "none: the log says why"}
-        return {"compression": "by policy"}
+        return compression.about(connection, self.table, self.extension)
 
     def faults(self, connection: Connection) -> list[str]:
         """Why it can't be used."""
@@ -91,24 +99,7 @@ class Hypertable:
                 connection.execute(statement.format(function), [self.table.oid, HOUR])
                 log.info("new chunks hold an hour", table=str(self.table), before=str(found[0]))
             if self.extension.community and not has_policy(connection, self.table, "policy_compression"):
-                self._compress(connection)
-
-    def _compress(self, connection: Connection) -> None:
-        """Without it the table works as well, and is larger."""
-        try:
-            with connection.transaction():
-                enabled = self._asked(connection, "hypertables", "compression_enabled").fetchone()
-                if enabled == (False,):
-                    statement = (
-                        "alter table {} set (timescaledb.compress, timescaledb.compress_segmentby = 'symbol', "
-                        "timescaledb.compress_orderby = 'time desc, seq desc')"
-                    )
-                    connection.execute(sql.SQL(statement).format(self.table.quoted))
-                add_compression_policy(connection, self.table, self.extension)
-        except psycopg.Error as why:
-            if connection.broken:
-                raise
-            log.warning("old chunks will not be compressed", table=str(self.table), why=" ".join(str(why).split()))
+                compression.enable(connection, self.table, self.extension)
 
     def chunks(self, connection: Connection) -> list[Chunk]:
         """All of them that have a beginning and an end, in the order of time."""
@@ -128,7 +119,7 @@ class Hypertable:
         if policy and policy.drop_after > KEPT:
             return self._look(connection, policy, wrong=policy.keeps_longer(self.table))
         limit = edge - GRACE if policy and policy.runs else edge
-        dropped = self._drop(connection, limit)
+        dropped = self.drop(connection, limit)
         note = policy.failure if policy else None
         if why := problem or self._our_part(policy, dropped):
             note = f"what is past is dropped by the collector: {why}"
@@ -152,25 +143,25 @@ class Hypertable:
         wrong: str | None = None,
     ) -> Kept:
         left = self.chunks(connection)
-        first = sql.SQL("select time from {} order by time limit 1").format(self.table.quoted)
-        oldest = connection.execute(first).fetchone()
+        oldest_row, _ = self.rows(connection)
         return Kept(
-            called="chunks",
+            called=self.called,
             dropped=dropped,
             overdue=tuple(chunk.name for chunk in _before(limit, left)) if limit else (),
             count=len(left),
             long=sum(chunk.end - chunk.start > HOUR for chunk in left),
             oldest=left[0].start if left else None,
+            oldest_row=oldest_row,
+            bytes=sum(piece.bytes for piece in self.pieces(connection)),
             about={
                 "chunks_compressed": sum(chunk.compressed for chunk in left),
-                "oldest_row": oldest[0].isoformat() if oldest else None,
-                **(policy.about if policy else {"policy": None}),
+                **(policy.about("policy") if policy else {"policy": None}),
             },
             note=note,
             wrong=wrong,
         )
 
-    def _drop(self, connection: Connection, limit: datetime) -> tuple[str, ...]:
+    def drop(self, connection: Connection, limit: datetime) -> tuple[str, ...]:
         """One hour after the other: each in a transaction of its own."""
         kind = self._asked(connection, "dimensions", "column_type::text", "dimension_number = 1").fetchone()
         statement = sql.SQL("select {}(%s::oid::regclass, older_than => %s::{})").format(
@@ -186,6 +177,55 @@ class Hypertable:
                 break  # whoever reads this one reads the next ones too
             dropped += (name.rpartition(".")[2].strip('"') for (name,) in rows)
         return tuple(dropped)
+
+    def pieces(self, connection: Connection) -> list[Piece]:
+        """All of them, with their sizes."""
+        stats = (
+            sql.SQL("select chunk_schema, chunk_name, before_compression_total_bytes from {}(%(oid)s::oid::regclass)")
+            if self.extension.community
+            else sql.SQL("select null::name, null::name, null::bigint where false")
+        )
+        asked = sql.SQL("""
+            select c.chunk_name, nullif(c.range_start, '-infinity'), nullif(c.range_end, 'infinity'),
+                   coalesce(s.total_bytes, 0), c.is_compressed, k.bytes
+            from timescaledb_information.chunks c
+            left join {sizes}(%(oid)s::oid::regclass) s using (chunk_schema, chunk_name)
+            left join ({stats}) k (chunk_schema, chunk_name, bytes) using (chunk_schema, chunk_name)
+            where (c.hypertable_schema, c.hypertable_name) = (%(schema)s, %(name)s)
+            order by c.range_start, c.chunk_name""").format(
+            sizes=self.extension.function("chunks_detailed_size"),
+            stats=stats.format(self.extension.function("chunk_compression_stats")),
+        )
+        named = {"oid": self.table.oid, "schema": self.table.schema, "name": self.table.name}
+        return [Piece(*row) for row in connection.execute(asked, named)]
+
+    def rows(self, connection: Connection) -> tuple[datetime | None, datetime | None]:
+        """The oldest and the newest."""
+        asked = "select time from {table} where isfinite(time) order by time {order} limit 1"
+        found = [
+            connection.execute(sql.SQL(asked).format(table=self.table.quoted, order=sql.SQL(order))).fetchone()
+            for order in ("asc", "desc")
+        ]
+        oldest, newest = (row[0] if row else None for row in found)
+        return oldest, newest
+
+    def kept_longer(self, connection: Connection) -> str | None:
+        """That the policy is somebody's who wants more."""
+        policy = retention_job(connection, self.table) if self.extension.community else None
+        return policy.keeps_longer(self.table) if policy and policy.after > KEPT else None
+
+    def settings(self, connection: Connection) -> About:
+        """Both policies."""
+        policy = retention_job(connection, self.table) if self.extension.community else None
+        without = "not in this edition" if not self.extension.community else "none"
+        dropping = (
+            policy.about("policy") if policy else {"policy": f"{without}: a running collector drops what is past"}
+        )
+        return {**dropping, **compression.settings(connection, self.table, self.extension)}
+
+    def compression(self, connection: Connection) -> Compression | None:
+        """Where the edition has it."""
+        return compression.compression(connection, self.table, self.extension)
 
     def _asked(
         self, connection: Connection, view: str, columns: str, only: str = "true"

@@ -24,7 +24,16 @@ from psycopg import sql
 
 from polygon_live.engines.postgres.connection import Connection
 from polygon_live.engines.postgres.extension import Extension
-from polygon_live.engines.postgres.storage import DROP_LOCK_TIMEOUT, HOUR, SET_UP_LOCK, About, Kept, TableName
+from polygon_live.engines.postgres.storage import (
+    DROP_LOCK_TIMEOUT,
+    HOUR,
+    SET_UP_LOCK,
+    About,
+    Compression,
+    Kept,
+    Piece,
+    TableName,
+)
 
 _AT_ONCE: Final = 24
 """Partitions made in one transaction: each takes six entries in the server's lock table, which may be a small one."""
@@ -47,6 +56,7 @@ class NativePartitions:
     """The way of keeping ticks on a PostgreSQL without TimescaleDB, or in a table that was made without it."""
 
     edition: ClassVar = "PostgreSQL, native partitions"
+    called: ClassVar = "partitions"
     table: TableName
     timescaledb: Extension | None = None
     """The one that is in the database all the same."""
@@ -124,6 +134,21 @@ class NativePartitions:
 
     def expire(self, connection: Connection, edge: datetime) -> Kept:
         """Drop the partitions whose whole range is before ``edge``, then look what is there."""
+        dropped = self.drop(connection, edge)
+        left = self.partitions(connection)
+        return Kept(
+            called=self.called,
+            dropped=dropped,
+            overdue=tuple(p.table.name for p in _before(edge, left)),
+            count=len(left),
+            long=sum(p.end - p.start > HOUR for p in left),
+            oldest=left[0].start if left and left[0].start > _BEGINNING else None,
+            oldest_row=self.rows(connection)[0],
+            bytes=sum(piece.bytes for piece in self.pieces(connection)),
+        )
+
+    def drop(self, connection: Connection, edge: datetime) -> tuple[str, ...]:
+        """Those whose whole range is before ``edge``; the names of those that are gone."""
         dropped = []
         for partition in _before(edge, self.partitions(connection)):
             try:
@@ -133,15 +158,59 @@ class NativePartitions:
             except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
                 break  # the next one would need the same lock
             dropped.append(partition.table.name)
-        left = self.partitions(connection)
-        return Kept(
-            called="partitions",
-            dropped=tuple(dropped),
-            overdue=tuple(p.table.name for p in _before(edge, left)),
-            count=len(left),
-            long=sum(p.end - p.start > HOUR for p in left),
-            oldest=left[0].start if left and left[0].start > _BEGINNING else None,
-        )
+        return tuple(dropped)
+
+    def pieces(self, connection: Connection) -> list[Piece]:
+        """All of them, with their sizes."""
+        found = self.partitions(connection)
+        asked = "select oid, pg_total_relation_size(oid) from unnest(%s::oid[]) oid"
+        sizes: dict[int, int | None] = dict(connection.execute(asked, [[p.table.oid for p in found]]).fetchall())
+        return [
+            Piece(
+                name=p.table.name,
+                start=p.start if p.start > _BEGINNING else None,
+                end=p.end if p.end < _END else None,
+                bytes=sizes[p.table.oid] or 0,  # None: it was dropped this moment
+            )
+            for p in found
+        ]
+
+    def rows(self, connection: Connection) -> tuple[datetime | None, datetime | None]:
+        """Partition by partition from both ends: an adopted table may lack the index that would give it in one go."""
+        found = self.partitions(connection)
+        return self._first(connection, found, "min"), self._first(connection, found[::-1], "max")
+
+    def _first(self, connection: Connection, partitions: Iterable[Partition], which: str) -> datetime | None:
+        for partition in partitions:
+            asked = sql.SQL("select {}(time) from {} where isfinite(time)")
+            try:
+                row = connection.execute(asked.format(sql.Identifier(which), partition.table.quoted)).fetchone()
+            except psycopg.errors.UndefinedTable:  # dropped this moment
+                continue
+            if row and row[0] is not None:
+                found: datetime = row[0]
+                return found
+        return None
+
+    def kept_longer(self, connection: Connection) -> str | None:
+        """Nobody else drops here."""
+        del connection
+        return None
+
+    def settings(self, connection: Connection) -> About:
+        """What there is ahead shows when the collector was last at it."""
+        found = self.partitions(connection)
+        ahead = f"{found[-1].end:%Y-%m-%d %H:%M} UTC" if found and found[-1].end < _END else None
+        return {
+            "policy": "none: a running collector drops what is past at every half and full hour",
+            "partitions_made_until": ahead,
+            "compression": "none: PostgreSQL has none for tables",
+        }
+
+    def compression(self, connection: Connection) -> Compression | None:
+        """PostgreSQL has none for tables."""
+        del connection
+        return None
 
 
 def uncovered(

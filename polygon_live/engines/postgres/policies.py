@@ -9,7 +9,7 @@ A policy is a job that the database starts by itself, by its own clock. What of 
 """
 
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 import attrs
 import psycopg
@@ -30,17 +30,45 @@ COMPRESS_AFTER: Final = timedelta(hours=24)
 
 
 @attrs.frozen
-class RetentionPolicy:
-    """The policy of a table as it is, and the database's clock when it was asked."""
+class Job:
+    """A policy's job as it is, and the database's clock when it was asked."""
 
     job: int
-    drop_after: timedelta
+    after: timedelta
+    """It drops, or compresses, chunks whose end is so long ago."""
     every: timedelta
     scheduled: bool
     last_run: datetime | None
     last_result: str | None
     """``Success`` or ``Failed``, as the job recorded it: on some versions it is wrong."""
+    last_success: datetime | None
+    failures: int
     clock: datetime
+    last_failure: str | None = None
+    """When, and in its own words; only the latest month is kept by the database, and for who may see it."""
+
+    def about(self, called: str) -> About:
+        """For the state; ``called`` begins each name."""
+        does = "drops" if called == "policy" else "compresses"
+        return {
+            called: f"job {self.job}: {does} after {_hours(self.after)}, every {self.every}"
+            f"{'' if self.scheduled else ', paused'}",
+            f"{called}_last_run": self.last_run.isoformat() if self.last_run else None,
+            f"{called}_last_result": self.last_result,
+            f"{called}_last_success": self.last_success.isoformat() if self.last_success else None,
+            f"{called}_failures": self.failures,
+            f"{called}_last_failure": self.last_failure,
+        }
+
+
+@attrs.frozen
+class RetentionPolicy(Job):
+    """The policy that drops."""
+
+    @property
+    def drop_after(self) -> timedelta:
+        """Three days, it is hoped."""
+        return self.after
 
     @property
     def name(self) -> str:
@@ -90,21 +118,12 @@ class RetentionPolicy:
             "they are three days old: set the clocks right"
         )
 
-    @property
-    def about(self) -> About:
-        """For the state."""
-        return {
-            "policy": f"job {self.job}: drops after {_hours(self.drop_after)}, every {self.every}",
-            "policy_last_run": self.last_run.isoformat() if self.last_run else None,
-            "policy_last_result": self.last_result,
-        }
-
 
 def settle_retention(
     connection: Connection, table: TableName, extension: Extension
 ) -> tuple[RetentionPolicy | None, str | None]:
     """The table's policy, made or set right; and if that can't be done, why."""
-    found = _retention_of(connection, table)
+    found = retention_job(connection, table)
     if found and found.right:
         return found, None
     try:
@@ -116,14 +135,14 @@ def settle_retention(
                 log.info("retention policy added", table=str(table))
             else:
                 _set_right(connection, extension, found)
-                log.warning("retention policy set right", table=str(table), before=found.about["policy"])
+                log.warning("retention policy set right", table=str(table), before=found.about("policy")["policy"])
     except psycopg.Error as why:
         if connection.broken:
             raise
         said = " ".join(str(why).split())
         log.warning("retention policy can't be set up", table=str(table), why=said)
         return found, f"the retention policy can't be set up: {said}"
-    return _retention_of(connection, table), None
+    return retention_job(connection, table), None
 
 
 def _set_right(connection: Connection, extension: Extension, found: RetentionPolicy) -> None:
@@ -138,15 +157,31 @@ def _set_right(connection: Connection, extension: Extension, found: RetentionPol
     )
 
 
-def _retention_of(connection: Connection, table: TableName) -> RetentionPolicy | None:
+def retention_job(connection: Connection, table: TableName) -> RetentionPolicy | None:
+    """None: there is no such policy. Raises psycopg.Error."""
+    found = _job_of(connection, table, "policy_retention", "drop_after")
+    return RetentionPolicy(*found) if found else None
+
+
+def compression_job(connection: Connection, table: TableName) -> Job | None:
+    """None: there is no such policy. Raises psycopg.Error."""
+    found = _job_of(connection, table, "policy_compression", "compress_after")
+    return Job(*found) if found else None
+
+
+def _job_of(connection: Connection, table: TableName, procedure: str, after: str) -> tuple[Any, ...] | None:
     asked = """
-        select j.job_id, coalesce((j.config ->> 'drop_after')::interval, '0'), j.schedule_interval, j.scheduled,
-               nullif(s.last_run_started_at, '-infinity'), s.last_run_status, clock_timestamp()
+        select j.job_id, coalesce((j.config ->> %s)::interval, '0'), j.schedule_interval, j.scheduled,
+               nullif(s.last_run_started_at, '-infinity'), s.last_run_status,
+               nullif(s.last_successful_finish, '-infinity'), coalesce(s.total_failures, 0), clock_timestamp(),
+               (select format('%%s: %%s', to_char(e.finish_time at time zone 'UTC', 'YYYY-MM-DD HH24:MI "UTC"'),
+                              e.err_message)
+                from timescaledb_information.job_errors e where e.job_id = j.job_id
+                order by e.finish_time desc nulls last limit 1)
         from timescaledb_information.jobs j
         left join timescaledb_information.job_stats s using (job_id)
-        where j.proc_name = 'policy_retention' and (j.hypertable_schema, j.hypertable_name) = (%s, %s)"""
-    row = connection.execute(asked, [table.schema, table.name]).fetchone()
-    return RetentionPolicy(*row) if row else None
+        where j.proc_name = %s and (j.hypertable_schema, j.hypertable_name) = (%s, %s)"""
+    return connection.execute(asked, [after, procedure, table.schema, table.name]).fetchone()
 
 
 def has_policy(connection: Connection, table: TableName, procedure: str) -> bool:

@@ -130,6 +130,16 @@ def find(connection: Connection) -> Found | None:
     return Found(table, _written(columns), adoption.has_key(connection, table))
 
 
+def storage_of_ticks(connection: Connection) -> Storage | None:
+    """The way in which the table is kept, if there is one. Changes nothing.
+
+    Raises psycopg.Error, and StoreMisconfigured if the database is a newer version's.
+    """
+    known_version(connection)
+    table = _find(connection)
+    return _storage(connection, table) if table else None
+
+
 def instant(unix_ms: int) -> datetime:
     """Unix milliseconds as PostgreSQL's instants go in and out. Exact."""
     return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=unix_ms)

@@ -4,7 +4,7 @@ Which of them a table has is decided once for each connection, in ``schema``; ev
 no further. Both cut the table into hours and drop an hour as a whole.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Final, Protocol
 
@@ -43,6 +43,22 @@ class TableName:
 
 
 @attrs.frozen
+class Piece:
+    """A chunk or a partition, as it is on the disk."""
+
+    name: str
+    start: datetime | None
+    """Its first instant; None: it has no beginning."""
+    end: datetime | None
+    """The first instant after it; None: it has no end."""
+    bytes: int
+    """With its indexes; compressed, if it is."""
+    compressed: bool = False
+    bytes_before: int | None = None
+    """Before it was compressed, if that is known."""
+
+
+@attrs.frozen
 class Kept:
     """What there is after old ticks were dropped."""
 
@@ -57,6 +73,10 @@ class Kept:
     """Those of more than an hour, made by others: they keep their first ticks for longer than three days."""
     oldest: datetime | None
     """Where the first one begins; None if there is none, or it has no beginning."""
+    oldest_row: datetime | None
+    """None if there are no rows."""
+    bytes: int
+    """Of all together."""
     about: About = attrs.field(factory=dict)
     """How it came to that, in the way's own terms."""
     note: str | None = None
@@ -65,8 +85,22 @@ class Kept:
     """Why three days are not kept, or can't be relied on, and what to do."""
 
 
+@attrs.frozen
+class Compression:
+    """Of pieces, one by one."""
+
+    after: timedelta
+    """It is for those whose end is so long ago."""
+    compress: Callable[[Connection, str], None]
+    """The piece of this name, unless it is already. Raises psycopg.Error."""
+
+
 class Storage(Protocol):
     """One way of keeping three days."""
+
+    @property
+    def called(self) -> str:
+        """What the pieces are: partitions, chunks."""
 
     @property
     def table(self) -> TableName:
@@ -87,3 +121,23 @@ class Storage(Protocol):
 
     def expire(self, connection: Connection, edge: datetime) -> Kept:
         """See to it that nothing whose whole hour is before ``edge`` stays, then look what is there."""
+
+    def pieces(self, connection: Connection) -> list[Piece]:
+        """All of them, in the order of time."""
+
+    def rows(self, connection: Connection) -> tuple[datetime | None, datetime | None]:
+        """The time of the oldest row and of the newest; None: there are none."""
+
+    def drop(self, connection: Connection, edge: datetime) -> tuple[str, ...]:
+        """Drop the pieces whose whole range is before ``edge``; the names of those that are gone. The first one that
+        somebody is using ends it.
+        """
+
+    def kept_longer(self, connection: Connection) -> str | None:
+        """Why nothing may be dropped, and what to do; None: it may."""
+
+    def settings(self, connection: Connection) -> About:
+        """Whose business dropping and compressing are, and how that went the last time."""
+
+    def compression(self, connection: Connection) -> Compression | None:
+        """None: pieces can't be compressed."""
