@@ -93,5 +93,5 @@ class Mirror:
 
     def _complain(self, what: str, why: str) -> None:
         if why != self._wrong:
-            log.info(what, why=why)
+            log.warning(what, why=why)
         self._wrong = why

@@ -259,6 +259,7 @@ async def into_nats(
             watch(chosen)
             spool.add(Spooled(order.place(c, t), t.seq, c, t.symbol, payload) for c, t, payload in chosen)
             show("reading", archive.read, archive.total)
+        show("publishing", 0, len(spool))  # they are put in order first
         async with aclosing(_paced(spool.in_order(MESSAGES_AT_ONCE), speed)) as parts:
             async for due in parts:
                 await _stubbornly(lambda due=due: subjects.put(due))  # type: ignore[misc]

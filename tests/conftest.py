@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+import structlog
 from psycopg import sql
 
 from polygon_live.embedded import Broker, Nats, Postgres
@@ -33,6 +34,13 @@ def _nothing_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
     """First to be set up, so last to be torn down: no process that a test started may be alive then."""
     yield
     servers.nothing_left_behind(tmp_path_factory.getbasetemp())
+
+
+@pytest.fixture(autouse=True)
+def _log_as_it_was() -> Iterator[None]:
+    """A command that runs in this process sets up the log for itself, and the next test could not capture it."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

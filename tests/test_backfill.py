@@ -11,7 +11,8 @@ from trio.abc import Clock
 from polygon_live import backfill
 from polygon_live.backfill import progress_ms
 from polygon_live.errors import JournalError
-from polygon_live.standin.rest import FAULTS, Answer, Asked
+from polygon_live.standin.http import Answer, Asked
+from polygon_live.standin.rest import FAULTS
 from polygon_live.wire import Quote
 from tests.filling import HOUR, NOON, Accepted, filling, only, quote
 
@@ -73,7 +74,7 @@ async def test_of_one_price_as_many_as_are_missing(tmp_path: Path, autojump_cloc
 async def test_the_oldest_goes_first_and_a_new_one_is_seen_within_a_second(
     tmp_path: Path, autojump_clock: Clock
 ) -> None:
-    async with filling(tmp_path, EVERY_TENTH) as world:
+    async with filling(tmp_path, EVERY_TENTH, per_second=1.0) as world:
         await trio.sleep(1000.3)
         asked_at = trio.current_time()
         late, early = world.enter(NOON + 5000, NOON + 5999), world.enter(NOON, NOON + 999)

@@ -84,7 +84,7 @@ class Chance:
 
     def give_up(self) -> None:
         if (oldest := self.journal._shelf.oldest_sealed()) is not None:
-            self.journal._drop(oldest)
+            self.journal._drop(oldest, ())
             self.removed |= {seq for seq in self.journaled if seq <= oldest.last}
 
     async def run(self, steps: int) -> None:

@@ -14,6 +14,7 @@ import attrs
 import pytest
 import trio
 
+from polygon_live.commands.progress import Progress
 from polygon_live.embedded import EmbeddedServer, Nats, Postgres
 from polygon_live.standin import StandIn
 from tests import reading, servers
@@ -220,4 +221,4 @@ async def test_the_collector_is_killed_again_and_again_while_everything_around_i
     real_place: Place, chance: random.Random
 ) -> None:
     """``ops/just chaos`` in short."""
-    print(await besiege(real_place, kills=3, seed=chance.randrange(10**6), per_second=TICKS_PER_SECOND))  # noqa: T201
+    print(await besiege(real_place, Progress(), kills=3, seed=chance.randrange(10**6), per_second=TICKS_PER_SECOND))  # noqa: T201

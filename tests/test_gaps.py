@@ -262,6 +262,20 @@ def test_an_entry_whose_symbol_ticked_before_a_kill_ends_there() -> None:
     assert book.lasting == (lasting[1],)
 
 
+def test_what_a_power_cut_took_before_an_entry_began_belongs_to_it() -> None:
+    """The entry was on the disk at once, the tick that it begins with was not."""
+    cut, kept, unknown = (
+        Gap(n, symbol, "overflow", TUESDAY, None) for n, symbol in enumerate(("EURUSD", "USDJPY", "XAUUSD"), start=1)
+    )
+    book = GapBook({"EURUSD": TUESDAY - 700, "USDJPY": TUESDAY}, [cut, kept, unknown])
+    longer = attrs.evolve(cut, from_ms=TUESDAY - 700)
+    assert book.overtaken({"EURUSD": 12, "USDJPY": 13}) == [longer]
+    assert book.lasting == (longer, kept, unknown)
+    assert book.interrupted(Interruption("downtime", "restart"), SYMBOLS, TUESDAY + 9000) == []
+    (ended,) = book.accepted([Ledger().made("EURUSD", TUESDAY + 9500)])
+    assert (ended.id, ended.from_ms, ended.to_ms) == (1, TUESDAY - 700, TUESDAY + 9500)
+
+
 def test_a_simulated_market_never_closes() -> None:
     friday, sunday = ny("2026-06-05T16:00:00"), ny("2026-06-07T19:00:00")
     ledger = Ledger({"EURUSD": friday}, stretches=all_of_it)

@@ -103,6 +103,7 @@ async def test_the_topic_is_made_as_an_archive_by_two_at_once(broker: Broker) ->
             nursery.start_soon(sink.open)
     for sink in sinks:
         assert sink.facts().complaints == ()
+        assert sink.facts().about["servers_known"] == broker.address
         assert sink.facts().about["partitions"] == 6
         assert sink.facts().about["copies"] == "single copy"
         assert sink.facts().about["verified"] is True

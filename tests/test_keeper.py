@@ -123,7 +123,7 @@ async def test_a_fault_lasts_until_the_same_work_is_done_and_is_told_once(
             await trio.sleep(2)  # the market is closed: no tick comes
             assert keeper.snapshot().failing is None
             nursery.cancel_scope.cancel()
-    assert [line["log_level"] for line in logs] == ["error", "warning"]
+    assert [line["log_level"] for line in logs] == ["error", "info"]
 
 
 async def test_a_stretch_that_is_not_in_the_journal_is_entered_at_the_end_at_the_latest(

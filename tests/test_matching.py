@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polygon_live.config import Limits
 from polygon_live.matching import Held, Key, Missing
 from polygon_live.model import Tick, canonical_symbol
+from polygon_live.operational import Limits
 from polygon_live.standin import market
 from polygon_live.standin.history import History, Rounding
 from polygon_live.validate import Validator

@@ -1,6 +1,5 @@
 """Replay without servers: what is taken, in which order, at which pace, and which gaps it closes."""
 
-import io
 import random
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ import trio
 import trio.testing
 from click.testing import CliRunner
 
-from polygon_live.commands import cli, progress
+from polygon_live.commands import cli
 from polygon_live.commands.times import Instant, spelled
 from polygon_live.engines.kafka import Archived
 from polygon_live.errors import StoreUnavailable
@@ -82,25 +81,6 @@ async def test_only_what_is_needed_must_be_set(
 def test_times_are_utc_unless_they_have_a_zone(text: str, unix_ms: int) -> None:
     assert Instant().convert(text, None, None) == unix_ms
     assert Instant().convert(spelled(unix_ms), None, None) == unix_ms
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def test_a_terminal_gets_a_bar_for_each_part_and_others_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    said = {}
-    for kind in (Terminal, io.StringIO):
-        monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
-        monkeypatch.setattr("sys.stderr", stderr := kind())
-        with progress.Progress() as shown:
-            shown.show("reading", 5, 10)
-            shown.show("reading", 10, 10)
-            shown.show("publishing", 1, 4)
-        said[kind] = stderr.getvalue()
-    assert [part in said[Terminal] for part in ("5/10", "10/10", "publishing", "1/4")] == [True] * 4
-    assert said[io.StringIO] == "reading: 5 of 10 (50%)\nreading: 10 of 10 (100%)\npublishing: 1 of 4 (25%)\n"
 
 
 # The order on NATS

@@ -1,41 +1,55 @@
-"""The command line: ``polygon-live run | demo | simulate | gaps | backfill | replay``.
+"""The command line: ``polygon-live run | demo | simulate | check | state | tail | gaps | quarantine | backfill |
+replay | retention | config``.
 
-Exit codes, fixed: 0 clean stop, 1 what was asked for was not done, 2 usage, 70 an internal fault, 74 the journal, 78
-the configuration can't be used.
+Exit codes, fixed: 0 clean stop, 1 what was asked for was not done, 2 usage, 70 an internal fault, 74 the journal, 77
+Polygon refuses (``check --dial``), 78 the configuration can't be used.
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from importlib import import_module
 from typing import Final
 
 import click
 
 from polygon_live import __version__
-from polygon_live.commands.backfill import backfill
-from polygon_live.commands.demo import demo
-from polygon_live.commands.gaps import gaps
-from polygon_live.commands.replay import replay
-from polygon_live.commands.run import run
-from polygon_live.commands.simulate import simulate
-from polygon_live.errors import ConfigurationError, JournalError, PolygonLiveError
+from polygon_live.errors import ConfigurationError, JournalError, PolygonLiveError, reasons
 
 INTERNAL: Final = 70
 JOURNAL: Final = 74
+REFUSED: Final = 77
 CONFIGURATION: Final = 78
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+COMMANDS: Final = (
+    *("run", "demo", "simulate", "check", "state", "tail"),
+    *("gaps", "quarantine", "backfill", "replay", "retention", "config"),
+)
+
+
+class _Commands(click.Group):
+    """Each in the module of its name, imported when it is asked for: who reads the ledger need not wait for the
+    libraries of three stores.
+    """
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order in which they are met."""
+        del ctx
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """None: there is no such command."""
+        del ctx
+        if cmd_name not in COMMANDS:
+            return None
+        found: click.Command = getattr(import_module(f"{__name__}.{cmd_name}"), cmd_name)
+        return found
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="polygon-live")
 def cli() -> None:
     """Collect Polygon.io's live forex and metals ticks into TimescaleDB, NATS and Kafka."""
-
-
-cli.add_command(run)
-cli.add_command(demo)
-cli.add_command(simulate)
-cli.add_command(gaps)
-cli.add_command(backfill)
-cli.add_command(replay)
 
 
 def main() -> None:
@@ -43,15 +57,15 @@ def main() -> None:
     try:
         cli(prog_name="polygon-live")
     except (PolygonLiveError, ExceptionGroup) as why:
-        reasons = list(_reasons(why))
-        if not all(isinstance(reason, PolygonLiveError) for reason in reasons):
+        found = list(reasons(why))
+        if not all(isinstance(reason, PolygonLiveError) for reason in found):
             raise
-        sys.exit(_told(reasons))
+        sys.exit(_told(found))
 
 
-def _told(reasons: Sequence[BaseException]) -> int:
+def _told(found: Sequence[BaseException]) -> int:
     """Say why, in plain words; the exit code for it."""
-    for reason in reasons:
+    for reason in found:
         if isinstance(reason, ConfigurationError):
             click.echo("polygon-live can't start:", err=True)
             for fault in reason.faults:
@@ -60,14 +74,5 @@ def _told(reasons: Sequence[BaseException]) -> int:
         if isinstance(reason, JournalError):
             click.echo(f"polygon-live can't use its journal: {reason}", err=True)
             return JOURNAL
-    click.echo(f"polygon-live ended: {reasons[0]}", err=True)
+    click.echo(f"polygon-live ended: {found[0]}", err=True)
     return INTERNAL
-
-
-def _reasons(why: BaseException) -> Iterator[BaseException]:
-    """Trio's nurseries group even a single error."""
-    if isinstance(why, BaseExceptionGroup):
-        for inner in why.exceptions:
-            yield from _reasons(inner)
-    else:
-        yield why

@@ -2,8 +2,7 @@
 
 import itertools
 import random
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -11,24 +10,22 @@ import click
 import trio
 
 from polygon_live import logs
+from polygon_live.commands.progress import Progress
 from polygon_live.commands.signals import ended_by_signal
+from polygon_live.daemon import wall_ms
 from polygon_live.model import pair_of
 from polygon_live.standin import RestStandIn, StandIn
 from polygon_live.standin.faults import ENDINGS, bad_frames, odd_frames
-from polygon_live.standin.market import EXCHANGE, INSTRUMENTS, random_walk, real_ticks, replay
+from polygon_live.standin.market import EXCHANGE, INSTRUMENTS, Step, random_walk, real_ticks, replay
 from polygon_live.wire import Quote
 
 KEY: Final = "made-up-key"
 
 
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
 def _good_quote() -> Quote:
     instrument = INSTRUMENTS[0]
     price = instrument.price
-    return Quote(pair_of(instrument.symbol), round(price + instrument.spread, 5), price, _now_ms(), EXCHANGE)
+    return Quote(pair_of(instrument.symbol), round(price + instrument.spread, 5), price, wall_ms(), EXCHANGE)
 
 
 def _frames() -> Mapping[str, str | bytes]:
@@ -71,13 +68,14 @@ def simulate(
     faults: Sequence[str],
     every: float,
 ) -> None:
-    """A simulated Polygon: all fourteen symbols on a random walk, in a market that never closes.
+    """A simulated Polygon: all fourteen symbols on a random walk, and any other pair of known currencies as soon as it
+    is subscribed to, in a market that never closes.
 
     Point a collector at it with POLYGON_LIVE_WS_URLS, POLYGON_LIVE_REST_URL and POLYGON_API_KEY.
     """
     logs.configure("info", "auto", ())
     if file:
-        real_ticks(file, _now_ms())  # what is wrong with it is told at once, not when somebody subscribes
+        real_ticks(file, wall_ms())  # what is wrong with it is told at once, not when somebody subscribes
     standin = StandIn(key=key)
     if rest_port is None:
         rest_port = port + 1 if 0 < port < 65535 else 0
@@ -90,13 +88,23 @@ def simulate(
                 nursery.start_soon(_carry_out, standin, faults, every)
                 if file:
                     await standin.subscribed()
-                    quotes = real_ticks(file, _now_ms())
-                    await standin.play(replay(quotes, ticks_per_second))
+                    quotes = real_ticks(file, wall_ms())
+                    with Progress() as progress:
+                        await standin.play(_counted(replay(quotes, ticks_per_second), len(quotes), progress))
                     click.echo(f"all {len(quotes)} ticks were sent; the market is silent from now on", err=True)
                 else:
-                    await standin.play(random_walk(ticks_per_second, _now_ms, random.Random()))
+                    made_up = random_walk(ticks_per_second, wall_ms, random.Random(), lambda: standin.pairs)
+                    await standin.play(made_up)
 
     trio.run(serve)
+
+
+def _counted(steps: Iterable[Step], total: int, progress: Progress) -> Iterator[Step]:
+    sent = 0
+    for quotes, seconds in steps:
+        sent += len(quotes)
+        progress.show("ticks sent", sent, total)
+        yield quotes, seconds
 
 
 async def _carry_out(standin: StandIn, faults: Sequence[str], every: float) -> None:

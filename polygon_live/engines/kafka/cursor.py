@@ -17,6 +17,7 @@ from kafka.admin import KafkaAdminClient
 from kafka.structs import OffsetAndMetadata
 
 from polygon_live.config import KafkaAccess
+from polygon_live.contest import Contest
 from polygon_live.engines.kafka.access import administration
 from polygon_live.errors import StoreContested
 from polygon_live.sink import Identity
@@ -90,18 +91,13 @@ def _cursor(admin: KafkaAdminClient, group: str, place: TopicPartition) -> Curso
 
 
 class Watch:
-    """Another's cursor, looked at again and again: does it move? Compares no clocks but its own.
-
-    ``seconds`` without a movement are its holder's death.
-    """
+    """Another's cursor, looked at again and again. ``seconds`` without a movement are its holder's death."""
 
     def __init__(self, identity: Identity, seconds: float, *, where: str) -> None:
         self._identity = identity
         self._seconds = seconds
         self._where = where
-        self._seen: Cursor | None = None
-        self._since = 0.0
-        self._moved = False
+        self._contest = Contest(seconds)
 
     def look(self, found: Cursor | None, now: float) -> str | None:
         """None: it is ours, or nobody's. Else whose it was, in words: he is dead. ``now`` in seconds.
@@ -109,12 +105,9 @@ class Watch:
         Raises StoreContested: another's, who lives or may live.
         """
         if found is None or found.holder is None or found.holder.journal == self._identity.journal:
-            self._seen, self._moved = None, False
+            self.lose_sight()
             return None
-        if found != self._seen:
-            self._moved = self._seen is not None
-            self._seen, self._since = found, now
-        if now - self._since < self._seconds:
+        if not self._contest.is_dead(found, now):
             raise self.contested(found.holder)
         return (
             f"the cursor of journal {found.holder.journal} on host {found.holder.host}, at {found.seq}, had not moved "
@@ -123,12 +116,12 @@ class Watch:
 
     def lose_sight(self) -> None:
         """The brokers could not be asked, so the other could not move it there either: the time begins anew."""
-        self._seen, self._moved = None, False
+        self._contest.lose_sight()
 
     def contested(self, holder: Holder) -> StoreContested:
         """What to do about it."""
         name = f"collector {self._identity.collector} at Kafka {self._where}"
-        if self._moved:
+        if self._contest.moved:
             return StoreContested(
                 f"another {name} is alive on host {holder.host} (journal {holder.journal}): stop one of the two, or "
                 "give this one another POLYGON_LIVE_COLLECTOR_ID"

@@ -54,7 +54,10 @@ def set_up(admin: KafkaAdminClient, topic: str) -> tuple[StoreFacts, int]:
         _create(admin, topic)
         found = _patiently(lambda: _known(admin, topic))
     copies = min(len(partition["replica_nodes"]) for partition in found["partitions"])
+    # describe_cluster knows no brokers before Kafka 3.7.
+    brokers = admin._manager.cluster.brokers()  # noqa: SLF001
     about: dict[str, str | int | float | bool | None] = {
+        "servers_known": ", ".join(sorted(f"{broker.host}:{broker.port}" for broker in brokers)),
         "topic": topic,
         "partitions": len(found["partitions"]),
         "copies": "single copy" if copies == 1 else copies,
@@ -76,10 +79,10 @@ def set_up(admin: KafkaAdminClient, topic: str) -> tuple[StoreFacts, int]:
     complaints = (
         [f"{topic} is not the archive it should be: {'; '.join(wrong)}: kafka-configs --alter"] if wrong else []
     )
-    brokers = len(admin._manager.cluster.brokers())  # noqa: SLF001  # describe_cluster knows no brokers before 3.7
-    if copies < min(MOST_COPIES, brokers):
+    possible = min(MOST_COPIES, len(brokers))
+    if copies < possible:
         complaints.append(
-            f"{topic} has {copies} of the {min(MOST_COPIES, brokers)} copies that {brokers} brokers could hold: "
+            f"{topic} has {copies} of the {possible} copies that {len(brokers)} brokers could hold: "
             "kafka-reassign-partitions"
         )
     about |= {"verified": not complaints}
