@@ -17,8 +17,9 @@ from polygon_live.calling import Call
 from polygon_live.entries import Entries
 from polygon_live.errors import JournalError
 from polygon_live.gap import EVERY_SYMBOL, SETTLED, UNSETTLED, Gap
+from polygon_live.gaps import AHEAD_MS
 from polygon_live.journal import Aside, GivenUp, Journal, Newest, Portion
-from polygon_live.model import EVENT_BACKFILL, EVENT_QUOTE, Batch
+from polygon_live.model import EVENT_BACKFILL, EVENT_QUOTE, Batch, Tick
 from polygon_live.room import Room
 from polygon_live.status import JournalSnapshot
 
@@ -91,7 +92,7 @@ class Keeper:
         if done:
             self._appended += len(batch)
             for tick in batch.ticks:
-                if not tick.late and tick.event_type == EVENT_QUOTE:
+                if self._is_newest(tick):
                     self._newest[tick.symbol] = Newest(tick.timestamp_ms, tick.seq)
             if self._sync_seconds == 0:
                 self._durable = dict(self._newest)
@@ -99,6 +100,15 @@ class Keeper:
         else:
             self._missed(batch)
         return done
+
+    def _is_newest(self, tick: Tick) -> bool:
+        """After a start nobody knows that an old one is late. One far ahead of the clock is doubted: it would hide what
+        is missed until then.
+        """
+        if tick.late or tick.event_type != EVENT_QUOTE:
+            return False
+        known = self._newest.get(tick.symbol)
+        return known is None or not tick.timestamp_ms < known.timestamp_ms <= tick.received_ms + AHEAD_MS
 
     def _append(self, batch: Batch) -> None:
         self._journal.append(batch)

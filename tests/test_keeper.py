@@ -1,9 +1,10 @@
 """What goes wrong with the journal stays with the keeper: in virtual time, and with the real thread."""
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 from structlog.testing import capture_logs
@@ -12,11 +13,13 @@ from trio.testing import MockClock
 from polygon_live.calling import Call, InThread
 from polygon_live.errors import JournalError
 from polygon_live.gap import Gap
-from polygon_live.journal import Journal, Ledger
+from polygon_live.journal import Journal, Ledger, Newest
 from polygon_live.keeper import STALL_SECONDS, Keeper
+from polygon_live.model import Batch, encode
 from tests import journaling
 from tests.journaling import MiB, Power, batch
 from tests.pipelines import Directly
+from tests.test_pump import START_MS, tick
 from tests.waiting import until
 
 
@@ -162,6 +165,30 @@ async def test_what_is_remembered_of_symbols_is_durable_in_the_journal(
     with journaling.journal(tmp_path / "left") as left:
         assert left.tail == 0
         assert left.ledger.newest() == {}
+
+
+@pytest.mark.parametrize(
+    ("stamps", "newest"),
+    [
+        ([0, 300], 1),
+        ([0, -4000], 0),  # after a start nobody knows that it is late
+        ([0, 0], 1),
+        ([3_600_000, 300], 1),  # nobody believes the first, and what is missed until then is missed
+        ([4000, 300], 0),
+    ],
+)
+async def test_the_newest_tick_of_a_symbol_is_no_older_one_and_none_of_the_future(
+    autojump_clock: MockClock, journal: Journal, call: Directly, stamps: Sequence[int], newest: int
+) -> None:
+    keeper = keeping(journal, call, sync_seconds=0.0)
+    ticks = [msgspec.structs.replace(tick(n), timestamp_ms=START_MS + stamp) for n, stamp in enumerate(stamps, start=1)]
+    for each in ticks:
+        await keeper.append(Batch(each.seq - 1, [each], [encode(each)]))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keeper.run)
+        await trio.sleep(2)
+        nursery.cancel_scope.cancel()
+    assert journal.ledger.newest() == {"EURUSD": Newest(ticks[newest].timestamp_ms, ticks[newest].seq)}
 
 
 @pytest.mark.parametrize("ticks", [1, 50])
