@@ -301,7 +301,7 @@ async def test_the_database_killed(
     postgres = own_postgres()
     found = await ruined(days, postgres.dsn, broker.address, clean_environment)
     left = found.count()
-    patch = "replay.AT_ONCE = 300" if comes_back else "replay.AT_ONCE = 300; replay.WAITS_SECONDS = (0.1,)"
+    patch = "replay.AT_ONCE = 20" if comes_back else "replay.AT_ONCE = 20; replay.WAITS_SECONDS = (0.1,)"
     async with replaying(found.env, *found.asked, patch=patch) as running:
         await until(lambda: found.count() > left)
         postgres.kill()
