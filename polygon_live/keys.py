@@ -64,7 +64,7 @@ def shown(value: object) -> str:
 
 
 def kind(value: object) -> str:
-    """What it is, in JSON's words."""
+    """What it is, in JSON's words. Never the value: it may be a secret."""
     match value:
         case None:
             return "null"

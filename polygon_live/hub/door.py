@@ -15,7 +15,8 @@ import httpx
 from polygon_live import values
 from polygon_live.config import Secret
 from polygon_live.errors import ConfigurationError, HubError
-from polygon_live.hub.merging import decoded, digest, kind
+from polygon_live.hub.merging import decoded, digest
+from polygon_live.keys import kind
 from polygon_live.model import evidence
 
 ANSWER_SECONDS: Final = 5.0

@@ -75,23 +75,6 @@ def decoded(data: bytes | str) -> Any:
     return found
 
 
-def kind(value: Any) -> str:
-    """What it is, in JSON's words. Never the value: it may be a secret."""
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return "a boolean"
-        case int() | float():
-            return "a number"
-        case str():
-            return "a string"
-        case list():
-            return "a list"
-        case _:
-            return "an object"
-
-
 def _has_password(value: Any) -> bool:
     """Whether it is an address with somebody's name in it."""
     try:
