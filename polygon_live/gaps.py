@@ -90,6 +90,12 @@ class GapBook:
         self._lasting = lasting
         return ended
 
+    def regained(self, ticks: Sequence[Tick]) -> None:
+        """Take in live ticks that a power cut had taken. They end nothing: an entry that began among them began where
+        nobody knows any more, and what follows it lies behind them all.
+        """
+        self._ticks.update({tick.symbol: tick for tick in ticks if not tick.late})
+
     def overtaken(self, seqs: Mapping[str, int]) -> list[Gap]:
         """What a run that was cut off left untrue, put right. An entry ends because its symbol had ticked when a kill
         came, and the tick could not be told any more; or it begins earlier, because a power cut took the tick that it

@@ -2,8 +2,8 @@
 
 Those ticks are gaps of the other stores. A store that answers soon after the start has its stretch copied back into the
 journal under its own numbers, before the first new batch, and the others get it from there; so does what the quarantine
-has among it, which one store refused and the others may lack. A store that answers later can only be told of in the
-ledger.
+has among it, which one store refused and the others may lack. Of a store that answers later, be it in a later run, the
+ledger can only be told: its cursor then is a number that no batch of the journal names.
 
 What is copied back has no hole: behind it, and not somewhere in it, begins what was lost. A tick of the quarantine that
 stands alone beyond is left there, to be fetched with its neighbours: in the journal it would say that they were heard.
@@ -17,7 +17,7 @@ import structlog
 import trio
 
 from polygon_live.gap import EVERY_SYMBOL, Gap
-from polygon_live.journal import Journal
+from polygon_live.journal import Hole, Journal
 from polygon_live.model import Batch, evidence
 from polygon_live.sink import Sink
 
@@ -27,23 +27,26 @@ log = structlog.get_logger()
 
 
 class Recovery:
-    """One start's. ``tail`` is the last ``seq`` in the journal, ``since_ms`` the newest tick's time there, and
-    ``stores`` are the names of those that may know better. ``kept``: what the quarantine has beyond the tail.
+    """One start's. ``tail`` is the last ``seq`` in the journal, and ``stores`` are the names of those that may know
+    better. ``unheard_of`` tells up to a number what the journal has never heard of. ``kept``: what the quarantine has
+    beyond the tail.
     """
 
     def __init__(
         self,
         tail: int,
-        since_ms: int | None,
         stores: Sequence[str],
+        unheard_of: Callable[[int], Hole | None],
         wall_ms: Callable[[], int],
         kept: Sequence[bytes] = (),
     ) -> None:
         self._tail = tail
         self._stores = set(stores)
-        self._since_ms = since_ms
+        self._unheard_of = unheard_of
         self._wall_ms = wall_ms
         self._found: dict[str, int] = {}
+        self._lost: dict[str, Hole] = {}
+        """What a store has and the journal has not, once the journal has what it could get."""
         self._kept = kept
         self._stretches: list[Sequence[bytes]] = []
         self._heard = trio.Event()
@@ -56,10 +59,9 @@ class Recovery:
     def of(cls, journal: Journal, sinks: Sequence[Sink], wall_ms: Callable[[], int]) -> Self:
         """Before any number is reserved: a journal that is new can't have lost anything."""
         ledger = journal.ledger
-        since_ms = max((newest.timestamp_ms for newest in ledger.newest().values()), default=None)
         stores = [sink.name for sink in sinks if sink.keeps_cursor and ledger.mark]
         kept = [aside.payload for aside in ledger.quarantine() if aside.seq > journal.tail]
-        return cls(journal.tail, since_ms, stores, wall_ms, kept)
+        return cls(journal.tail, stores, journal.unheard_of, wall_ms, kept)
 
     async def heard(self, sink: Sink, cursor: int) -> list[Gap]:
         """A store was opened for the first time. Waits until the journal has what it can get, so that nobody writes
@@ -73,7 +75,9 @@ class Recovery:
         if self._found.keys() >= self._stores:
             self._heard.set()
         await self._over.wait()
-        return self._lost()
+        if (lost := self._unheard_of(cursor)) is not None:
+            self._lost[sink.name] = lost
+        return self._lacking()
 
     async def batch(self) -> Batch | None:
         """What is to be journaled before anything new; None in nearly every case. Waits for the stores, not long."""
@@ -100,18 +104,23 @@ class Recovery:
                 by_seq.setdefault(tick.seq, payload)
         return by_seq
 
-    def over(self, batch: Batch | None) -> None:
+    def over(self) -> None:
         """That batch is in the journal: the pumps may go on."""
-        if batch is not None:
-            self._tail = batch.last
         self._over.set()
 
-    def _lost(self) -> list[Gap]:
-        """What one store has, the journal has not, and another store lacks; told once for each store."""
-        highest = max(self._found.values())
-        if highest <= self._tail:
+    def _lacking(self) -> list[Gap]:
+        """Of the stores heard so far, those that lack what another one has and the journal has not, or may lack it, for
+        they have gone on since; each is told of once.
+        """
+        if not self._lost:
             return []
-        behind = [name for name, cursor in self._found.items() if cursor < highest and name not in self._told]
+        has = max(self._lost, key=lambda name: self._lost[name].last)
+        lost = self._lost[has]
+        behind = [
+            name
+            for name, cursor in self._found.items()
+            if name not in self._told and not (name in self._lost and cursor >= lost.last)
+        ]
         self._told.update(behind)
         now_ms = self._wall_ms()
         return [
@@ -119,13 +128,13 @@ class Recovery:
                 0,
                 EVERY_SYMBOL,
                 "journal_tail_lost",
-                now_ms if self._since_ms is None else self._since_ms,
-                now_ms,
+                now_ms if lost.from_ms is None else lost.from_ms,
+                now_ms if lost.to_ms is None else lost.to_ms,
                 store=name,
-                detail="power was lost before the journal was on its disk, and another store has more: "
+                detail=f"power was lost before the journal was on its disk, and {has} has more: "
                 f"polygon-live replay --into {name} may mend it",
-                first_seq=max(self._tail, self._found[name]) + 1,
-                last_seq=highest,
+                first_seq=max(lost.first, self._lost[name].last + 1 if name in self._lost else lost.first),
+                last_seq=lost.last,
                 opened_ms=now_ms,
             )
             for name in behind

@@ -276,6 +276,20 @@ def test_what_a_power_cut_took_before_an_entry_began_belongs_to_it() -> None:
     assert (ended.id, ended.from_ms, ended.to_ms) == (1, TUESDAY - 700, TUESDAY + 9500)
 
 
+def test_what_comes_back_after_a_power_cut_ends_no_entry() -> None:
+    """It lies before the interruption, and nobody knows any more which of it."""
+    lasting = Gap(1, "EURUSD", "overflow", TUESDAY, None)
+    book = GapBook({"EURUSD": TUESDAY - 700}, [lasting])
+    (longer,) = book.overtaken({"EURUSD": 12})
+    made = Ledger().made
+    book.regained([made("EURUSD", TUESDAY - 300), made("EURUSD", TUESDAY), made("USDJPY", TUESDAY + 40)])
+    assert book.lasting == (longer,)
+    (other,) = book.interrupted(Interruption("downtime", "restart"), ("EURUSD", "USDJPY"), TUESDAY + 9000)
+    assert (other.symbol, other.from_ms) == ("USDJPY", TUESDAY + 40)
+    ended = book.accepted([made("EURUSD", TUESDAY + 9500)])
+    assert [(g.id, g.from_ms, g.to_ms) for g in ended] == [(1, TUESDAY - 700, TUESDAY + 9500)]
+
+
 def test_a_simulated_market_never_closes() -> None:
     friday, sunday = ny("2026-06-05T16:00:00"), ny("2026-06-07T19:00:00")
     ledger = Ledger({"EURUSD": friday}, stretches=all_of_it)

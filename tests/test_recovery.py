@@ -9,6 +9,7 @@ from trio.testing import MockClock
 
 from polygon_live.errors import StoreUnavailable
 from polygon_live.gap import Gap
+from polygon_live.journal import Hole
 from polygon_live.model import encode
 from polygon_live.recovery import PATIENCE_SECONDS, Recovery
 from tests.test_pump import START_MS, ScriptedSink, tick
@@ -22,7 +23,8 @@ def store(name: str, *held: int) -> ScriptedSink:
 class Start:
     """One start with the journal's tail at 10."""
 
-    recovery: Recovery
+    recovery: Recovery = attrs.field(init=False)
+    tail: int = 10
     told: dict[str, Sequence[Gap]] = attrs.Factory(dict)
     regained: list[int] = attrs.Factory(list)
 
@@ -32,13 +34,23 @@ class Start:
 
     async def judge(self) -> None:
         batch = await self.recovery.batch()
-        self.regained = [t.seq for t in batch.ticks] if batch else []
         assert batch is None or batch.after == 10
-        self.recovery.over(batch)
+        if batch:
+            self.regained, self.tail = [t.seq for t in batch.ticks], batch.last
+        self.recovery.over()
+
+    def unheard_of(self, seq: int) -> Hole | None:
+        return Hole(self.tail + 1, seq, "unjournaled", None, START_MS) if seq > self.tail else None
+
+
+def start_with(kept: Sequence[bytes] = ()) -> Start:
+    start = Start()
+    start.recovery = Recovery(10, ["first", "second"], start.unheard_of, lambda: START_MS + 60_000, kept)
+    return start
 
 
 async def started(*opens: tuple[ScriptedSink, float], kept: Sequence[bytes] = ()) -> Start:
-    start = Start(Recovery(10, START_MS, ["first", "second"], lambda: START_MS + 60_000, kept))
+    start = start_with(kept)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(start.judge)
         for sink, after in opens:
@@ -121,7 +133,7 @@ async def test_a_store_that_can_not_say_what_it_has_is_told_of_when_it_is_too_la
             raise StoreUnavailable(f"more beyond {seq} than can be copied back")
 
     sink = Mute(name="first", stored=[9, 14], cursor=14)
-    start = Start(Recovery(10, START_MS, ["first", "second"], lambda: START_MS + 60_000))
+    start = start_with()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(start.judge)
         nursery.start_soon(start.opens, store("second", 8))
@@ -131,3 +143,26 @@ async def test_a_store_that_can_not_say_what_it_has_is_told_of_when_it_is_too_la
     assert start.regained == []
     (gap,) = start.told["first"]
     assert (gap.store, gap.first_seq, gap.last_seq) == ("second", 11, 14)
+
+
+async def test_a_store_that_answers_in_a_later_run_is_told_as_a_gap_of_who_has_gone_on(
+    autojump_clock: MockClock,
+) -> None:
+    """It had 11 to 14 when the power went; the run after that began at 20, and never heard of it."""
+    start = Start(tail=30)
+    lost = Hole(11, 14, "unjournaled", None, START_MS, START_MS + 5000)
+    stores = ["first", "second", "third"]
+    recovery = Recovery(30, stores, lambda seq: lost if 10 < seq < 20 else None, lambda: START_MS + 60_000)
+    start.recovery = recovery
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(recovery.batch)
+        for sink in (store("first", 14), store("second", 30), store("third", 8)):
+            nursery.start_soon(start.opens, sink)
+        await trio.sleep(1)
+        recovery.over()
+    told = [gap for gaps in start.told.values() for gap in gaps]
+    assert sorted((g.store, g.first_seq, g.last_seq, g.from_ms, g.to_ms) for g in told) == [
+        ("second", 11, 14, START_MS, START_MS + 5000),
+        ("third", 11, 14, START_MS, START_MS + 5000),
+    ]
+    assert "and first has more" in told[0].detail

@@ -16,12 +16,13 @@ from typing import Final, Self
 
 import attrs
 
+from polygon_live.blocks import Listed
 from polygon_live.errors import JournalError
 from polygon_live.gap import Gap
-from polygon_live.journal.database import Damaged, Sync, make_durable, set_aside, translated
-from polygon_live.journal.facts import GivenUp, JournalFacts, Portion
+from polygon_live.journal.database import Sync, make_durable, translated
+from polygon_live.journal.facts import GivenUp, JournalFacts, Newest, Portion
 from polygon_live.journal.holes import Hole, between, joined
-from polygon_live.journal.ledger import Ledger, Newest, path_in
+from polygon_live.journal.ledger import Ledger
 from polygon_live.journal.lock import Lock
 from polygon_live.journal.segment import Extent, Stored, possible
 from polygon_live.journal.shelf import Shelf
@@ -92,7 +93,7 @@ class Journal:
             lock = Lock.take(folder, now_ms())
             undo.callback(lock.release)
             _check_room(folder, min(LEAST_FREE_BYTES, most_bytes))
-            ledger = _ledger(folder, sync)
+            ledger = Ledger.open_or_replace(folder, sync=sync)
             undo.callback(ledger.close)
             self = cls(
                 folder,
@@ -264,6 +265,10 @@ class Journal:
             position = self.tail
         return Portion(Batch.joined(parts) if parts else None, tuple(holes), position)
 
+    def listed(self, after: int, most: int) -> list[Listed]:
+        """The rows behind this ``seq``, about so many, without their ticks. Raises JournalError."""
+        return self._shelf.listed(after, most)
+
     def _between(self, first: int, last: int, bad: Sequence[Stored | Extent]) -> list[Hole]:
         """What these numbers are, which no good row has."""
         if not bad:
@@ -285,6 +290,10 @@ class Journal:
         """
         extents = [extent for extent in self._shelf.extents if extent.last > after]
         return sum(extent.behind(after) for extent in extents), sum(extent.bytes for extent in extents)
+
+    def unheard_of(self, seq: int) -> Hole | None:
+        """As the shelf says. Touches no file."""
+        return self._shelf.unheard_of(seq, self.tail)
 
     def snapshot(self) -> JournalFacts:
         """Touches no file."""
@@ -333,12 +342,3 @@ def _check_room(folder: Path, needed: int) -> None:
             f"the disk of the journal's folder {folder} has {free >> 20} MiB left, and {needed >> 20} MiB are needed "
             f"to start; make room, or choose another folder"
         )
-
-
-def _ledger(folder: Path, sync: Sync) -> Ledger:
-    """A damaged one is set aside: without gaps and cursors the collector can work, without starting it can't."""
-    try:
-        return Ledger.open(folder, sync=sync)
-    except Damaged:
-        set_aside(path_in(folder))
-        return Ledger.open(folder, sync=sync)

@@ -5,8 +5,10 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
 
+from polygon_live.blocks import Listed
 from polygon_live.errors import JournalError
 from polygon_live.journal.database import Damaged, Sync, remove, set_aside, translated
+from polygon_live.journal.holes import Hole
 from polygon_live.journal.segment import Extent, Segment, Stored
 
 MOST_READERS: Final = 4
@@ -58,6 +60,20 @@ class Shelf:
         """What may be removed next."""
         sealed = self.extents[:-1] if self._active and self._active.extent else self.extents
         return sealed[0] if sealed else None
+
+    def unheard_of(self, seq: int, tail: int) -> Hole | None:
+        """The numbers up to this one that no batch names, not even as what was accepted before it: if a store has the
+        tick of this number, a power cut took it and its neighbours from here. ``from_ms`` and ``to_ms`` are when that
+        was, as far as the batches around it tell. ``tail`` is the last number that is known.
+
+        Numbers jump from run to run only, and each run begins a segment.
+        """
+        before: Extent | None = None
+        for extent in self.extents:
+            if extent.after < seq < extent.first:
+                return _lost(extent.after, seq, before, extent)
+            before = extent
+        return _lost(tail, seq, before, None) if seq > tail else None
 
     def begin(self, first: int) -> Segment:
         """A new active segment, for batches from this number on. Raises JournalError."""
@@ -124,6 +140,17 @@ class Shelf:
                     self._forget_reader(extent.path)
                     yield extent
 
+    def listed(self, after: int, most: int) -> list[Listed]:
+        """The rows of the first file that has some behind this ``seq``, at most so many. Raises JournalError."""
+        for extent in self.extents:
+            if extent.last > after:
+                try:
+                    if found := self._reader(extent.path).listed(after, most):
+                        return found
+                except Damaged:
+                    self._forget_reader(extent.path)
+        return []
+
     def _reader(self, path: Path) -> Segment:
         if self._active and self._active.path == path:
             return self._active
@@ -145,6 +172,12 @@ class Shelf:
         for path in list(self._readers):
             self._forget_reader(path)
         self.sync()
+
+
+def _lost(after: int, last: int, before: Extent | None, behind: Extent | None) -> Hole:
+    from_ms = None if before is None else before.newest_ms
+    to_ms = None if behind is None else max(behind.written_from_ms, from_ms or 0)
+    return Hole(after + 1, last, "unjournaled", None, from_ms, to_ms)
 
 
 def _number(path: Path) -> int:
