@@ -128,7 +128,7 @@ MUTANTS: Final = (
     Mutant(
         "no gap is entered for a connection that ended",
         "polygon_live/feed.py",
-        '            self._intake.interrupted(Interruption("disconnect", str(why)))\n',
+        '            self._standing.intake.interrupted(Interruption("disconnect", str(why)))\n',
         "",
     ),
     Mutant(
@@ -139,9 +139,9 @@ MUTANTS: Final = (
     ),
     Mutant(
         "no gap is entered for a symbol that went mute",
-        "polygon_live/feed.py",
-        '                self._intake.interrupted(Interruption("mute", told, silent))\n',
-        "                del told\n",
+        "polygon_live/conversation.py",
+        '                self._standing.intake.interrupted(Interruption("mute", why, meant))\n',
+        "                del why, meant\n",
     ),
     Mutant(
         "no gap is entered for the time in which no collector ran",

@@ -1,11 +1,12 @@
 """What must hold when a run is over: every promise of the design, checked against the record of the truth."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from polygon_live.calendar import open_since
 from polygon_live.gap import EVERY_SYMBOL, Gap
+from polygon_live.watch import LOOK_AGAIN_SECONDS
 from tests.simulation.record import Accepted, Offered
 from tests.simulation.store import Store
 from tests.simulation.world import World
@@ -20,7 +21,7 @@ MOST_TOLD: Final = 5
 def broken(world: World) -> list[str]:
     """Every promise that this run broke, in words; nothing if it broke none."""
     told = list(world.record.complaints)
-    for check in (_stores, _once, _feed, _ledger):
+    for check in (_stores, _once, _unjournaled, _feed, _ledger):
         found = list(check(world))
         told += found[:MOST_TOLD]
         if len(found) > MOST_TOLD:
@@ -86,13 +87,13 @@ def _in_memory_only(world: World) -> set[int]:
 
 
 def _first_of_all(world: World) -> set[int]:
-    """Lost ticks before which no other of their symbol was kept."""
+    """Lost ticks before which no other of their symbol was kept, but such as say nothing of when it was heard."""
     found, known = set(), set()
     for seq, one in sorted(world.record.accepted.items()):
-        if not (one.lost or one.spoilt):
-            known.add(one.symbol)
-        elif one.symbol not in known:
+        if one.symbol not in known and (one.lost or one.spoilt):
             found.add(seq)
+        elif not (one.lost or one.spoilt or one.late):
+            known.add(one.symbol)
     return found
 
 
@@ -114,12 +115,16 @@ def _tells(gap: Gap, store: str, one: Accepted) -> bool:
     """Whether this entry says that the store may lack it."""
     by_number = gap.store == store or (gap.store is None and gap.cause == "unjournaled")
     if by_number and gap.first_seq is not None and gap.last_seq is not None:
-        return gap.first_seq <= one.seq <= gap.last_seq
+        return _numbered(gap, one)
     if gap.store is not None:
         return False
     # Of what came late or while the market was closed, nobody can know that it is missing.
     unknowable = one.late or open_since(one.symbol, one.timestamp_ms) is None
     return unknowable or _covers(gap, one.symbol, one.timestamp_ms)
+
+
+def _numbered(gap: Gap, one: Accepted) -> bool:
+    return gap.first_seq is not None and gap.last_seq is not None and gap.first_seq <= one.seq <= gap.last_seq
 
 
 def _covers(gap: Gap, symbol: str, timestamp_ms: int) -> bool:
@@ -148,6 +153,17 @@ def _once(world: World) -> Iterator[str]:
             yield f"quote {quote} was accepted as {seqs}"
 
 
+def _unjournaled(world: World) -> Iterator[str]:
+    """What went to the stores without the journal is in the ledger, whether every store got it or not."""
+    told = [gap for gap in world.ledger if gap.cause == "unjournaled"]
+    in_memory_only = _in_memory_only(world)
+    for one in world.record.accepted.values():
+        if not one.unjournaled or one.seq in in_memory_only or any(one.at <= end for end in world.dumb_ends):
+            continue
+        if not any(_numbered(gap, one) for gap in told):
+            yield f"{one.seq} ({_what(one)}) was handed on unjournaled, and no ledger tells"
+
+
 def _feed(world: World) -> Iterator[str]:
     """What Polygon had and nobody accepted is in the ledger."""
     record = world.record
@@ -158,7 +174,7 @@ def _feed(world: World) -> Iterator[str]:
     for number, offered in record.offered.items():
         if number in record.by_quote or number in record.rejected:
             continue
-        if _unknowable(world, number, offered, arrivals[offered.symbol]):
+        if _unknowable(world, number, offered, arrivals):
             continue
         if not any(gap.store is None and _covers(gap, offered.symbol, offered.timestamp_ms) for gap in world.ledger):
             yield (
@@ -167,15 +183,16 @@ def _feed(world: World) -> Iterator[str]:
             )
 
 
-def _unknowable(world: World, number: int, offered: Offered, arrivals: Sequence[float]) -> bool:
-    """Whether nobody can be blamed that no ledger tells of this quote."""
+def _unknowable(world: World, number: int, offered: Offered, arrivals: Mapping[str, Sequence[float]]) -> bool:
+    """Whether nobody can be blamed that no ledger tells of this quote. ``arrivals`` are by symbol."""
     at, stamp = offered.at, offered.timestamp_ms
     return (
-        not any(world.fresh_at <= t <= at for t in arrivals)  # a symbol that never ticked is not known to be missing
+        # A symbol that never ticked is not known to be missing.
+        not any(world.fresh_at <= t <= at for t in arrivals[offered.symbol])
         or any(at <= end for end in world.dumb_ends)  # it was known, and could not be written down
         or at >= world.stopped_at - 0.01
         or open_since(offered.symbol, stamp) is None
-        or (offered.muted and _silence(arrivals, at) < DETECTED_SECONDS)
+        or (offered.muted and _silence(world, offered, arrivals) < DETECTED_SECONDS)
         or _out_of_order(world, number)
     )
 
@@ -196,10 +213,15 @@ def _out_of_order(world: World, number: int) -> bool:
     )
 
 
-def _silence(arrivals: Sequence[float], at: float) -> float:
-    """Between the tick before and the tick after."""
-    before = max((t for t in arrivals if t <= at), default=0.0)
-    return min((t for t in arrivals if t > at), default=float("inf")) - before
+def _silence(world: World, offered: Offered, arrivals: Mapping[str, Sequence[float]]) -> float:
+    """How long the symbol had been silent when another one ticked, for the last time that could be heeded: silence
+    counts only while others tick.
+    """
+    own = arrivals[offered.symbol]
+    before = max((t for t in own if t <= offered.at), default=0.0)
+    after = min((t for t in own if t > offered.at), default=world.stopped_at)
+    others = (t for symbol, times in arrivals.items() if symbol != offered.symbol for t in times)
+    return max((t for t in others if t <= after - LOOK_AGAIN_SECONDS), default=before) - before
 
 
 def _ledger(world: World) -> Iterator[str]:

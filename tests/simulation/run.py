@@ -14,6 +14,7 @@ import structlog
 from tests.simulation.life import Life
 from tests.simulation.plan import Plan, draw
 from tests.simulation.promises import broken
+from tests.simulation.together import together
 from tests.simulation.world import World
 
 MEMORY: Final = Path("/dev/shm")  # a folder of its own is made in it
@@ -36,7 +37,7 @@ class Verdict:
 
 def simulate(seed: int, *, keep_trace: bool = False) -> Verdict:
     """Let it happen, and see what held."""
-    return play(draw(seed), keep_trace=keep_trace)
+    return play(together(draw(seed)), keep_trace=keep_trace)
 
 
 def play(plan: Plan, *, keep_trace: bool = False) -> Verdict:

@@ -120,6 +120,8 @@ class Client:
 
     name: str
     keeps_cursor: ClassVar[bool] = True
+    pause_seconds: ClassVar[float] = 0.0
+    few_pause_seconds: ClassVar[float] = 0.0
 
     def __init__(self, store: Store, identity: Identity, life: Life) -> None:
         self.name = store.name

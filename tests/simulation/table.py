@@ -132,6 +132,8 @@ class TableSink(Client):
     """One collector's connection to it."""
 
     keeps_cursor: ClassVar[bool] = True
+    pause_seconds: ClassVar[float] = 0.01
+    few_pause_seconds: ClassVar[float] = 0.01
     _store: Table
 
     def __init__(self, table: Table, identity: Identity, life: Life) -> None:
