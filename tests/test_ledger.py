@@ -60,6 +60,20 @@ def test_cursors_and_newest_ticks_are_remembered_one_by_one(book: Ledger) -> Non
     assert book.newest() == {"EURUSD": Newest(10, 1), "USDJPY": Newest(20, 3)}
 
 
+def test_up_to_where_stores_were_compared_is_no_cursor(book: Ledger) -> None:
+    book.remember({"nats": 1}, {})
+    book.remember_verified({"nats": 1, "kafka": 2})
+    book.remember_verified({"kafka": 3})
+    assert book.verified() == {"nats": 1, "kafka": 3}
+    assert book.cursors() == {"nats": 1}
+
+
+def test_which_of_some_numbers_were_set_aside(book: Ledger) -> None:
+    for sink, seq in (("nats", 3), ("kafka", 4), ("kafka", 9), ("kafka", 6)):
+        book.set_aside(Aside(sink, seq, "EURUSD", "why", b"{}", 5))
+    assert book.set_aside_between("kafka", 4, 8) == [4, 6]
+
+
 # Gaps
 
 

@@ -4,10 +4,10 @@ Synchronous, without threads of its own: who has it calls it from one thread at 
 """
 
 from polygon_live.journal.database import Sync, make_durable
-from polygon_live.journal.facts import GivenUp, JournalFacts, Portion
+from polygon_live.journal.facts import Aside, GivenUp, JournalFacts, Newest, Portion
 from polygon_live.journal.holes import Hole, HoleCause
 from polygon_live.journal.journal import Journal
-from polygon_live.journal.ledger import Aside, Ledger, Newest
+from polygon_live.journal.ledger import Ledger
 
 __all__ = [
     "Aside",

@@ -1,9 +1,11 @@
 """What the journal answers."""
 
 from pathlib import Path
+from typing import Any
 
 import attrs
 
+from polygon_live.gap import instant_text
 from polygon_live.journal.holes import Hole
 from polygon_live.model import Batch
 
@@ -54,3 +56,38 @@ class JournalFacts:
     """Batches that could not be read, each once: found by reading, so the list may grow."""
     damaged: tuple[str, ...]
     """Files that were set aside at this or an earlier start and are still there."""
+
+
+@attrs.frozen
+class Newest:
+    """A symbol's newest accepted tick, by Polygon's timestamp."""
+
+    timestamp_ms: int
+    seq: int
+
+
+@attrs.frozen
+class Aside:
+    """A tick that a store refused."""
+
+    sink: str
+    seq: int
+    symbol: str
+    why: str
+    """The engine's own words."""
+    payload: bytes
+    """The tick as the store was given it: UTF-8 JSON."""
+    at_ms: int
+    """When, the collector's clock."""
+
+    def shown(self) -> dict[str, Any]:
+        """As programs outside read it. The tick is its very text: it may be what is wrong with it."""
+        return {
+            "sink": self.sink,
+            "seq": self.seq,
+            "symbol": self.symbol,
+            "at": instant_text(self.at_ms),
+            "why": self.why,
+            "tick": self.payload.decode(errors="backslashreplace"),
+            "at_ms": self.at_ms,
+        }

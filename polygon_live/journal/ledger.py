@@ -13,8 +13,9 @@ from typing import Any, Final, Self
 import attrs
 
 from polygon_live.errors import JournalError
-from polygon_live.gap import UNSETTLED, Cause, Gap, State, instant_text
-from polygon_live.journal.database import Database, Format, Sync, make_durable
+from polygon_live.gap import UNSETTLED, Cause, Gap, State
+from polygon_live.journal.database import Damaged, Database, Format, Sync, make_durable, set_aside
+from polygon_live.journal.facts import Aside, Newest
 from polygon_live.journal.holes import MOST_KNOWN, Hole
 
 FORMAT: Final = Format(
@@ -52,44 +53,11 @@ FORMAT: Final = Format(
 MOST_CLOSED: Final = 100_000
 CLOSED_KEPT_MS: Final = 30 * 24 * 3600 * 1000
 MOST_ASIDE: Final = 100_000
+_VERIFIED: Final = "verified "
+"""Kept among the cursors, under names of their own: so an older version of the program can open this ledger."""
 
 _GAP: Final = ", ".join(field.name for field in attrs.fields(Gap))
 _CLOSED: Final = "state IN ('filled', 'empty', 'unfillable')"
-
-
-@attrs.frozen
-class Newest:
-    """A symbol's newest accepted tick, by Polygon's timestamp."""
-
-    timestamp_ms: int
-    seq: int
-
-
-@attrs.frozen
-class Aside:
-    """A tick that a store refused."""
-
-    sink: str
-    seq: int
-    symbol: str
-    why: str
-    """The engine's own words."""
-    payload: bytes
-    """The tick as the store was given it: UTF-8 JSON."""
-    at_ms: int
-    """When, the collector's clock."""
-
-    def shown(self) -> dict[str, Any]:
-        """As programs outside read it. The tick is its very text: it may be what is wrong with it."""
-        return {
-            "sink": self.sink,
-            "seq": self.seq,
-            "symbol": self.symbol,
-            "at": instant_text(self.at_ms),
-            "why": self.why,
-            "tick": self.payload.decode(errors="backslashreplace"),
-            "at_ms": self.at_ms,
-        }
 
 
 class Ledger:
@@ -111,6 +79,15 @@ class Ledger:
         except BaseException:
             database.close()
             raise
+
+    @classmethod
+    def open_or_replace(cls, folder: Path, *, sync: Sync) -> Self:
+        """A damaged one is set aside: without gaps and cursors the collector can work, without starting it can't."""
+        try:
+            return cls.open(folder, sync=sync)
+        except Damaged:
+            set_aside(path_in(folder))
+            return cls.open(folder, sync=sync)
 
     @classmethod
     def open_existing(cls, folder: Path, *, sync: Sync = make_durable, form: Format = FORMAT) -> Self:
@@ -153,6 +130,14 @@ class Ledger:
 
     def cursors(self) -> dict[str, int]:
         """How far each store was when that was last written down."""
+        return {name: seq for name, seq in self._cursors().items() if not name.startswith(_VERIFIED)}
+
+    def verified(self) -> dict[str, int]:
+        """Up to which number what a store holds was compared, when that was last written down."""
+        found = self._cursors().items()
+        return {name.removeprefix(_VERIFIED): seq for name, seq in found if name.startswith(_VERIFIED)}
+
+    def _cursors(self) -> dict[str, int]:
         return dict(self._database.execute("SELECT sink, seq FROM cursors"))
 
     def newest(self) -> dict[str, Newest]:
@@ -168,6 +153,10 @@ class Ledger:
             for symbol, tick in newest.items():
                 row = (symbol, tick.timestamp_ms, tick.seq)
                 self._database.execute("INSERT OR REPLACE INTO newest VALUES (?, ?, ?)", row)
+
+    def remember_verified(self, marks: Mapping[str, int]) -> None:
+        """By store. Not durable, likewise: then some is compared once more."""
+        self.remember({_VERIFIED + store: seq for store, seq in marks.items()}, {})
 
     def forget(self, symbols: Iterable[str]) -> None:
         """When these ticked last. Not durable, likewise."""
@@ -235,6 +224,11 @@ class Ledger:
             (sink, limit),
         )
         return [Aside(*row) for row in rows]
+
+    def set_aside_between(self, sink: str, first: int, last: int) -> list[int]:
+        """Which of these numbers."""
+        asked = "SELECT seq FROM asides WHERE sink = ? AND seq BETWEEN ? AND ? ORDER BY seq"
+        return [seq for (seq,) in self._database.execute(asked, (sink, first, last))]
 
     # Gaps
 

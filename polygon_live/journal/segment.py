@@ -13,6 +13,7 @@ from typing import Any, Final, Self
 
 import msgspec
 
+from polygon_live.blocks import Listed
 from polygon_live.journal.database import Database, Format, Sync
 from polygon_live.journal.holes import Hole
 from polygon_live.model import Batch
@@ -44,6 +45,13 @@ _INSERT: Final = "INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _SEALED: Final = (
     "SELECT after, first, last, batches, ticks, oldest_ms, newest_ms, written_from_ms, written_to_ms FROM sealed"
 )
+_LISTED: Final = """SELECT first, last, ticks, oldest_ms, newest_ms, written_ms FROM batches
+    WHERE last > ?
+    AND (typeof(first), typeof(ticks), typeof(oldest_ms), typeof(newest_ms), typeof(written_ms))
+        = ('integer', 'integer', 'integer', 'integer', 'integer')
+    AND first <= last AND ticks BETWEEN 1 AND last - first + 1 AND oldest_ms <= newest_ms
+    ORDER BY last LIMIT ?"""
+"""Without damaged rows that say of themselves what can't be."""
 _COUNTED: Final = """SELECT
     (SELECT after FROM batches ORDER BY last LIMIT 1), (SELECT first FROM batches ORDER BY last LIMIT 1),
     max(last), count(*), sum(ticks), min(oldest_ms), max(newest_ms), min(written_ms), max(written_ms)
@@ -177,6 +185,10 @@ class Segment:
         with closing(self._rows(after)) as rows:
             for row in rows:
                 yield Stored(*row)
+
+    def listed(self, after: int, most: int) -> list[Listed]:
+        """So many of them, without their ticks. Raises JournalError; Damaged."""
+        return [Listed(*row) for row in self._database.execute(_LISTED, (after, most))]
 
     def _rows(self, after: int) -> Any:
         return self._database.rows("SELECT * FROM batches WHERE last > ? ORDER BY last", (after,))
