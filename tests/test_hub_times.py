@@ -17,7 +17,7 @@ from polygon_live.hub import ConfigClient, client
 from polygon_live.standin import StandInHub
 from polygon_live.standin.hub import FAULTS
 from tests.feeding import Upper
-from tests.hubbing import KEY, SAFE, SERVICE
+from tests.hubbing import KEY, SAFE, SERVICE, having
 from tests.resting import _Backend, _Transport
 
 
@@ -108,3 +108,24 @@ async def test_a_start_with_a_hub_that_hangs_takes_ten_seconds(tmp_path: Path, a
         error = world.client.snapshot().last_error
         assert error is not None
         assert "no whole answer within 5 s" in error
+
+
+async def test_with_a_last_good_copy_a_start_waits_two_seconds_for_it_and_is_told_later(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    async with line(tmp_path / "copy") as before:
+        before.hub.post(SERVICE, having(symbols=["AUDUSD"]))
+        await before.client.init_async()
+    async with line(tmp_path / "copy") as world:
+        world.hub.post(SERVICE, having(symbols=["USDJPY"]))
+        world.hub.fault = FAULTS["slow"]
+        await world.client.init_async()
+        assert trio.current_time() - world.began == client.COPY_START_SECONDS
+        assert world.client.get_value("operational.symbols") == ["AUDUSD"]
+        error = world.client.snapshot().last_error
+        assert error is not None
+        assert "no answer within 2 s" in error
+        world.hub.fault = None
+        async with world.client:
+            await trio.sleep(1)
+            assert world.client.get_value("operational.symbols") == ["USDJPY"]

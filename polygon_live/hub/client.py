@@ -34,6 +34,8 @@ TRIES: Final = 3
 """At the start; after them it goes on without the Hub."""
 START_SECONDS: Final = 10.0
 """For all of them."""
+COPY_START_SECONDS: Final = 2.0
+"""The same where there is a last good copy: it is in force at once, and what the Hub says later is carried out."""
 FIRST_WAIT_SECONDS: Final = 0.5
 APART_SECONDS: Final = 0.1
 """Between two questions, however often somebody nudges."""
@@ -110,7 +112,9 @@ class ConfigClient:
     # For everybody --------------------------------------------------------------------------------------------------
 
     async def init_async(self) -> None:
-        """Find out what is in force: a few tries, at most 10 s, then the last good copy, then the safe defaults."""
+        """Find out what is in force: a few tries, at most 10 s (2 s if there is a last good copy), then the last
+        good copy, then the safe defaults.
+        """
         async with self._asking:
             if self._begun:
                 return
@@ -226,12 +230,16 @@ class ConfigClient:
 
     async def _ask_a_few_times(self) -> None:
         waits = self._waits()
-        with anyio.move_on_after(START_SECONDS):
+        seconds = START_SECONDS if self._standing.now.copied_ms is None else COPY_START_SECONDS
+        with anyio.move_on_after(seconds) as limit:
             for tried in range(1, TRIES + 1):
                 if await self._ask():
                     return
                 if tried < TRIES:
                     await anyio.sleep(next(waits))
+        if limit.cancelled_caught and self._error is None:
+            self._failures += 1
+            self._error = f"{self._url}: no answer within {seconds:g} s"
         log.warning(
             "starting without Central Hub",
             source=self._standing.now.source,
