@@ -1,9 +1,10 @@
 """The filler: what was not received is fetched from Polygon's REST service, and what a store lacks of it is delivered.
 
-It takes the entries of the gap ledger one by one, the oldest first, and reads the service's answer along time. For
-each stretch it asks the store what it has (``matching``), once the store has everything that was accepted before: so
-what came live in the same second, and what another fill had delivered, perhaps before a crash, is not delivered again.
-One whose turn is in vain (the service fails, the store is away or behind) comes again later, the others meanwhile.
+It takes the entries of the gap ledger one by one, the oldest first, and what somebody asked for by hand behind all
+others, however long it is. It reads the service's answer along time. For each stretch it asks the store what it has
+(``matching``), once the store has everything that was accepted before: so what came live in the same second, and what
+another fill had delivered, perhaps before a crash, is not delivered again. An entry whose turn is in vain (the service
+fails, the store is away or behind) comes again later, the others meanwhile.
 
 The rules of its memory:
 
@@ -20,7 +21,7 @@ import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Final, Protocol, TypeVar
+from typing import Final, Protocol
 
 import attrs
 import structlog
@@ -28,6 +29,7 @@ import trio
 
 from polygon_live import wire
 from polygon_live.backoff import backoff
+from polygon_live.calling import Call
 from polygon_live.errors import JournalError, RestError, StoreError
 from polygon_live.gap import EVERY_SYMBOL, Gap, State
 from polygon_live.matching import Held, Holder, Missing
@@ -46,15 +48,7 @@ LONGEST_AFTER_SECONDS: Final = 3600.0
 TELL_SECONDS: Final = 1.0
 """How often the ledger hears how far a fill is."""
 
-T = TypeVar("T")
 log = structlog.get_logger()
-
-
-class Call(Protocol):
-    """Runs a piece of the ledger's work, where it may block."""
-
-    async def __call__(self, work: Callable[[], T], /) -> T:
-        """Whatever it returns or raises."""
 
 
 class Entries(Protocol):
@@ -89,7 +83,7 @@ JournalError if they are not in the journal."""
 
 
 class _Waiting(Exception):
-    """For a store that is not so far yet."""
+    """For a store that is not so far yet, or for an entry that comes first."""
 
 
 @attrs.define
@@ -168,20 +162,22 @@ class Filler:
             log.debug("the filler ends: nothing is accepted any more")
 
     async def _next(self) -> _Work | None:
-        """The oldest entry that may have its turn."""
+        """The entry whose turn it is."""
+        return next(iter(await self._turns()), None)
+
+    async def _turns(self) -> list[_Work]:
+        """The entries that may have their turn now, in order."""
         gaps = await self._call(lambda: self._ledger.gaps(states=("open", "filling"), store=None))
         self._works = {gap.id: self._works[gap.id] for gap in gaps if gap.id in self._works}
         if self._only is not None:
             gaps = [gap for gap in gaps if gap.id == self._only]
         ready = [g for g in gaps if g.to_ms is not None and (g.to_ms // 1000 + 1) * 1000 + SETTLE_MS <= self._now_ms()]
-        for gap in sorted(ready, key=lambda gap: (gap.from_ms, gap.id)):
-            work = self._works.get(gap.id)
-            if work is None:
+        for gap in ready:
+            if gap.id not in self._works:
                 waits = backoff(FIRST_WAIT_SECONDS, MOST_WAIT_SECONDS, self._rng)
-                work = self._works[gap.id] = _Work(gap, max(self._last_accepted(), gap.last_seq or 0), waits)
-            if work.not_before <= trio.current_time():
-                return work
-        return None
+                self._works[gap.id] = _Work(gap, max(self._last_accepted(), gap.last_seq or 0), waits)
+        works = [self._works[gap.id] for gap in sorted(ready, key=lambda g: (g.cause == "manual", g.from_ms, g.id))]
+        return [work for work in works if work.not_before <= trio.current_time()]
 
     async def _take(self, work: _Work) -> None:
         """One turn."""
@@ -245,6 +241,8 @@ class Filler:
     async def _window(self, work: _Work, symbol: str, first_s: int, end_s: int) -> tuple[Missing, int]:
         """What the store has of the stretch that begins here, and before which second that ends."""
         holder = self._ready(work, first_s)
+        if work.gap.cause == "manual" and (await self._turns())[0].gap.cause != "manual":
+            raise _Waiting("what was missed otherwise is fetched first")
         until_s = min(first_s + holder.window_ms // 1000, end_s)
         return Missing(await holder.held(symbol, first_s * 1000, until_s * 1000)), until_s
 

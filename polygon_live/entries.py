@@ -112,6 +112,9 @@ class Entries:
                 return
         except JournalError as error:
             why = str(error)
+        if len(self.unkept) == MOST_UNKEPT:
+            oldest = self.unkept[0]
+            log.error("a tick set aside is forgotten: too many wait", store=oldest.sink, seq=oldest.seq)
         self.unkept.append(aside)
         self._complain("ticks set aside", len(self.unkept), why)
 

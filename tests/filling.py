@@ -169,7 +169,9 @@ class Filling:
 
     def enter(self, from_ms: int, to_ms: int | None, symbol: str = "EURUSD", **others: Any) -> int:
         """A gap; its id."""
-        (gap,) = self.ledger.enter([Gap(0, symbol, "disconnect", from_ms, to_ms, **others)], self.now_ms())
+        (gap,) = self.ledger.enter(
+            [Gap(0, symbol, from_ms=from_ms, to_ms=to_ms, **{"cause": "disconnect"} | others)], self.now_ms()
+        )
         return gap.id
 
     def gap(self, number: int) -> Gap:

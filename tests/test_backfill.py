@@ -320,6 +320,20 @@ async def test_a_long_one_goes_in_blocks_and_says_how_far_it_is(tmp_path: Path, 
     assert max(map(len, world.accepted)) == 1000
 
 
+async def test_what_is_asked_for_by_hand_lets_what_was_missed_go_first(tmp_path: Path, autojump_clock: Clock) -> None:
+    """However long it is: a stretch later it goes on where it was."""
+    hour = [quote(5000 * n, round(1.1 + n / 1e6, 6)) for n in range(720)]
+    async with filling(tmp_path, hour, starts_ms=NOON + 2 * HOUR, per_second=1.0, largest_page=50) as world:
+        by_hand = world.enter(NOON, NOON + 3_599_999, cause="manual")
+        await trio.sleep(4)
+        assert world.gap(by_hand).state == "filling"
+        missed = world.enter(NOON + 3_000_000, NOON + 3_000_999)
+        assert (await world.until(missed)).filled == 1
+        assert 0 < world.gap(by_hand).filled < 600, "it had begun, and is not as far"
+        assert (await world.until(by_hand)).filled == 719
+    assert sorted(world.table.prices()) == [q.b for q in hour]
+
+
 async def test_bad_quotes_are_rejected_and_their_neighbours_delivered(tmp_path: Path, autojump_clock: Clock) -> None:
     crossed = msgspec.structs.replace(quote(1000, 1.2), a=1.1)
     wide = msgspec.structs.replace(quote(1000, 1.2), a=2.2)
