@@ -1,8 +1,10 @@
 """How the journal's work is run, one piece at a time: in a worker thread; in the simulation directly."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol, TypeVar
 
+import outcome
 import trio
 
 T = TypeVar("T")
@@ -14,6 +16,10 @@ class Call(Protocol):
     async def __call__(self, work: Callable[[], T], /) -> T:
         """Whatever it returns or raises."""
 
+
+class CountedCall(Call, Protocol):
+    """The same, and tells how it goes."""
+
     @property
     def busy(self) -> bool:
         """Whether a piece of work is under way, be it that nobody waits for it any more."""
@@ -24,15 +30,22 @@ class Call(Protocol):
 
 
 class InThread:
-    """One thread at a time. Who stops waiting leaves it to its work; the next has to wait for that."""
+    """One thread at a time. Who stops waiting leaves it to its work; the next has to wait for that.
+
+    ``trio.to_thread`` does the same at twice the price, 60 µs instead of 30: a context, a limiter and a thread's name
+    for each piece of work, of which there are hundreds a second.
+    """
 
     def __init__(self) -> None:
-        self._one = trio.CapacityLimiter(1)
+        self._one = trio.Semaphore(1)
         self.done = 0
         """How many pieces have come to their end."""
 
     async def __call__(self, work: Callable[[], T], /) -> T:
         """In a worker thread."""
+        await self._one.acquire()
+        token = trio.lowlevel.current_trio_token()
+        waiting: list[trio.lowlevel.Task] = [trio.lowlevel.current_task()]
 
         def counted() -> T:
             try:
@@ -40,9 +53,24 @@ class InThread:
             finally:
                 self.done += 1
 
-        return await trio.to_thread.run_sync(counted, abandon_on_cancel=True, limiter=self._one)
+        def tell(result: outcome.Outcome[T]) -> None:
+            with suppress(trio.RunFinishedError):
+                token.run_sync_soon(end, result)
+
+        def end(result: outcome.Outcome[T]) -> None:
+            self._one.release()
+            if waiting:
+                trio.lowlevel.reschedule(waiting.pop(), result)
+
+        def leave(_: object) -> trio.lowlevel.Abort:
+            waiting.clear()
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        trio.lowlevel.start_thread_soon(counted, tell)
+        result: T = await trio.lowlevel.wait_task_rescheduled(leave)
+        return result
 
     @property
     def busy(self) -> bool:
         """Whether the thread is at work."""
-        return self._one.borrowed_tokens > 0
+        return self._one.value == 0

@@ -10,7 +10,7 @@ import trio
 from structlog.testing import capture_logs
 from trio.testing import MockClock
 
-from polygon_live.calling import Call, InThread
+from polygon_live.calling import CountedCall, InThread
 from polygon_live.errors import JournalError
 from polygon_live.gap import Gap
 from polygon_live.journal import Journal, Ledger, Newest
@@ -47,7 +47,7 @@ class Thread(InThread):
 
 def keeping(
     journal: Journal,
-    call: Call,
+    call: CountedCall,
     *,
     sync_seconds: float = 1.0,
     cursors: Callable[[], Mapping[str, int]] = dict,

@@ -27,6 +27,7 @@ import structlog
 import trio
 from psycopg.conninfo import conninfo_to_dict
 
+from polygon_live.calling import InThread
 from polygon_live.config import Secret
 from polygon_live.engines.postgres.errors import VARIABLE, store_error
 from polygon_live.errors import RowsRefused, StoreMisconfigured, StoreUnavailable
@@ -86,7 +87,7 @@ class Session:
         self._dsn = dsn
         self._application = application
         self._line = _Line()
-        self._one_thread = trio.CapacityLimiter(1)
+        self._one_thread = InThread()
         self.backend: Backend | None = None
         """The server's process of the connection. None where the server does not tell."""
         self.ended = 0
@@ -117,7 +118,7 @@ class Session:
     async def _in_thread(self, seconds: float, doing: str, work: Callable[[], T]) -> T:
         try:
             with trio.fail_after(seconds):
-                return await trio.to_thread.run_sync(work, limiter=self._one_thread, abandon_on_cancel=True)
+                return await self._one_thread(work)
         except RowsRefused:
             raise
         except trio.TooSlowError:
