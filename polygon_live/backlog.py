@@ -45,7 +45,7 @@ class Backlog:
         self.queue.offer(batch)
 
     async def next(self, after: int) -> Portion:
-        """Wait for what follows this ``seq``. Asking again for the same is answered the same.
+        """Wait for what follows this ``seq``. Asking again for the same is answered the same, and what has come since.
 
         Raises trio.EndOfChannel when nothing more will come, JournalError.
         """
@@ -54,6 +54,7 @@ class Backlog:
                 self._taken.popleft()
             if self._taken and self._taken[0].after <= after:
                 self.from_journal = False
+                self._taken.extend(self._batches.receive_nowait(MOST_TICKS - sum(map(len, self._taken))))
                 return self._in_memory(after)
             if self._taken:
                 return await self._in_journal(after, self._taken[0].after)

@@ -69,7 +69,13 @@ class WeightedReceiver(trio.abc.AsyncResource, Generic[T]):
         Raises trio.EndOfChannel when the sender closed and all is taken.
         """
         item = await self._channel.receive()
-        items, weight = [item], len(item)
+        self._level.held -= len(item)
+        return [item, *self.receive_nowait(most - len(item))]
+
+    def receive_nowait(self, most: int) -> list[T]:
+        """What is there, up to a weight of about ``most``."""
+        items: list[T] = []
+        weight = 0
         while weight < most:
             try:
                 item = self._channel.receive_nowait()

@@ -7,22 +7,22 @@ from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
 import trio
-from trio_websocket import ConnectionClosed, ConnectionRejected, WebSocketConnection, wrap_client_stream
+from trio_websocket import ConnectionClosed, ConnectionRejected, wrap_client_stream
 
 from polygon_live.errors import DialFailed, FeedDropped, FeedError, TooManyConnections
+from polygon_live.websocket import MAX_MESSAGE, Tap, WebSocket
 
-Dial = Callable[[str], AbstractAsyncContextManager[WebSocketConnection]]
+Dial = Callable[[str], AbstractAsyncContextManager[WebSocket]]
 
 CONNECT_SECONDS: Final = 10.0
 """For TCP and TLS, and again for the WebSocket."""
 CLOSE_SECONDS: Final = 2.0
-MAX_MESSAGE: Final = 16 * 2**20
 POLICY_VIOLATION: Final = 1008
 ABNORMAL: Final = 1006
 
 
 @asynccontextmanager
-async def dial_websocket(url: str) -> AsyncIterator[WebSocketConnection]:
+async def dial_websocket(url: str) -> AsyncIterator[WebSocket]:
     """The real way: TCP, TLS if it is ``wss``, WebSocket. Raises whatever ``dial_error`` understands."""
     with trio.fail_after(CONNECT_SECONDS):
         stream = await _open_stream(urlsplit(url))
@@ -50,9 +50,10 @@ class _Reading:
     handshake is over, nobody tells who waits for the handshake.
     """
 
-    def __init__(self, nursery: trio.Nursery, opening: trio.CancelScope) -> None:
+    def __init__(self, nursery: trio.Nursery, opening: trio.CancelScope, tap: Tap) -> None:
         self._nursery = nursery
         self._opening = opening
+        self._tap = tap
 
     def start_soon(self, read: Callable[[], Awaitable[None]]) -> None:
         self._nursery.start_soon(self._read, read)
@@ -60,20 +61,22 @@ class _Reading:
     async def _read(self, read: Callable[[], Awaitable[None]]) -> None:
         await read()
         self._opening.cancel()
+        self._tap.end()
 
 
 @asynccontextmanager
-async def websocket_over(stream: trio.abc.Stream, url: str) -> AsyncIterator[WebSocketConnection]:
+async def websocket_over(stream: trio.abc.Stream, url: str) -> AsyncIterator[WebSocket]:
     """A WebSocket over an open stream. The stream is closed at the end whatever happens: trio-websocket leaves it open
     when it was the other side that ended the conversation.
     """
     parts = urlsplit(url)
+    tap = Tap(stream)
     try:
         async with trio.open_nursery() as reading:
             with trio.fail_after(CONNECT_SECONDS), trio.CancelScope() as opening:
-                ws = await wrap_client_stream(
-                    _Reading(reading, opening),  # type: ignore[arg-type]
-                    stream,  # type: ignore[arg-type]  # any stream, says its docstring
+                library = await wrap_client_stream(
+                    _Reading(reading, opening, tap),  # type: ignore[arg-type]
+                    tap,  # type: ignore[arg-type]  # any stream, says its docstring
                     parts.netloc.rpartition("@")[2],
                     f"{parts.path or '/'}{f'?{parts.query}' if parts.query else ''}",
                     message_queue_size=256,  # while it is full, pings go unanswered
@@ -82,6 +85,7 @@ async def websocket_over(stream: trio.abc.Stream, url: str) -> AsyncIterator[Web
                 )
             if opening.cancelled_caught:
                 raise trio.BrokenResourceError("the connection was closed before the WebSocket was open")
+            ws = WebSocket(library, tap)
             try:
                 yield ws
             finally:

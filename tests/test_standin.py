@@ -12,7 +12,7 @@ import httpx
 import pytest
 import trio
 from trio.testing import MockClock
-from trio_websocket import ConnectionClosed, WebSocketConnection
+from trio_websocket import ConnectionClosed
 
 from polygon_live import wire
 from polygon_live.dial import closed_error, dial_error, dial_websocket
@@ -21,6 +21,7 @@ from polygon_live.model import FOURTEEN_SYMBOLS, canonical_symbol, pair_of
 from polygon_live.standin import Connection, Script, StandIn
 from polygon_live.standin.faults import ENDINGS
 from polygon_live.standin.market import INSTRUMENTS, MORE, random_walk, real_ticks, replay
+from polygon_live.websocket import WebSocket
 from polygon_live.wire import Quote
 from tests.feeding import KEY, World, feeding
 
@@ -30,17 +31,17 @@ PATIENCE_SECONDS = 60
 
 
 @asynccontextmanager
-async def client(standin: StandIn) -> AsyncIterator[tuple[WebSocketConnection, Connection]]:
+async def client(standin: StandIn) -> AsyncIterator[tuple[WebSocket, Connection]]:
     with trio.fail_after(PATIENCE_SECONDS):
         async with standin.listening() as url, dial_websocket(url) as ws:
             yield ws, standin.latest
 
 
-async def statuses(ws: WebSocketConnection) -> list[tuple[str, str]]:
+async def statuses(ws: WebSocket) -> list[tuple[str, str]]:
     return [(s.status, s.message) for s in wire.statuses(await ws.get_message())]
 
 
-async def logged_in(ws: WebSocketConnection) -> None:
+async def logged_in(ws: WebSocket) -> None:
     assert await statuses(ws) == [("connected", "Connected Successfully")]
     await ws.send_message(wire.authenticate(KEY))
     assert await statuses(ws) == [("auth_success", "authenticated")]
@@ -109,7 +110,7 @@ async def test_a_reader_too_slow_for_the_buffer_is_told_and_dropped(monkeypatch:
         assert closed_error(closed.value).reason == "cut"
 
 
-async def read_to_the_end(ws: WebSocketConnection, told: list[wire.Status]) -> None:
+async def read_to_the_end(ws: WebSocket, told: list[wire.Status]) -> None:
     while True:
         told += wire.statuses(await ws.get_message())
 

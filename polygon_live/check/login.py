@@ -9,7 +9,7 @@ from typing import Final
 
 import attrs
 import trio
-from trio_websocket import ConnectionClosed, ConnectionRejected, WebSocketConnection
+from trio_websocket import ConnectionClosed, ConnectionRejected
 
 from polygon_live import wire
 from polygon_live.check.items import Item, fails, holds, skipped
@@ -18,6 +18,7 @@ from polygon_live.dial import Dial, address_of, closed_error, dial_error, dial_w
 from polygon_live.errors import FeedError, FeedSilent, LoginRefused, TooManyConnections
 from polygon_live.login import Login, Phase
 from polygon_live.subscriptions import Subscriptions
+from polygon_live.websocket import WebSocket
 
 LOGIN: Final = "Polygon takes the key"
 LOGIN_SECONDS: Final = 15.0
@@ -70,7 +71,7 @@ async def _log_in(url: str, key: Secret, dial: Dial) -> None:
         raise dial_error(url, why) from None
 
 
-async def _converse(ws: WebSocketConnection, login: Login, url: str) -> None:
+async def _converse(ws: WebSocket, login: Login, url: str) -> None:
     with trio.move_on_after(LOGIN_SECONDS) as limit:
         while login.phase is not Phase.LOGGED_IN:
             await _hear(ws, login)
@@ -81,7 +82,7 @@ async def _converse(ws: WebSocketConnection, login: Login, url: str) -> None:
             await _hear(ws, login)
 
 
-async def _hear(ws: WebSocketConnection, login: Login) -> None:
+async def _hear(ws: WebSocket, login: Login) -> None:
     for status in wire.statuses(await ws.get_message()):
         if (answer := login.hear(status)) is not None:
             await ws.send_message(answer)
