@@ -13,9 +13,10 @@ from nats.aio.client import Client
 
 from polygon_live.config import NatsAccess
 from polygon_live.engines.nats.errors import translated
-from polygon_live.engines.nats.link import SERVER_SECONDS, Connection, Link
-from polygon_live.engines.nats.modes import JetStream, Knowledge, Message, Mode, add_stream, mode_of
+from polygon_live.engines.nats.link import SERVER_SECONDS, Link
+from polygon_live.engines.nats.modes import JetStream, Knowledge, Mode, add_stream, mode_of
 from polygon_live.engines.nats.servers import Server
+from polygon_live.engines.nats.speaking import Message, Speaker
 from polygon_live.errors import StoreMisconfigured, StoreUnavailable
 from polygon_live.sink import StoreFacts
 
@@ -26,7 +27,7 @@ ASK_AGAIN_SECONDS: Final = 30.0
 """How old the knowledge of a stream may be: streams are made, changed and removed while we are connected."""
 
 
-class NatsClient(Link):
+class NatsClient(Link[Speaker]):
     """Hands over batches of ticks, and knows what became of each."""
 
     def __init__(self, access: NatsAccess, name: str, *, connect_seconds: float, publish_seconds: float) -> None:
@@ -58,7 +59,10 @@ class NatsClient(Link):
 
     # In the thread --------------------------------------------------------------------------------------------------
 
-    async def _begin(self, client: Connection) -> None:
+    def _made(self, *, only_tls: bool) -> Speaker:
+        return Speaker(only_tls=only_tls)
+
+    async def _begin(self, client: Speaker) -> None:
         mode = self._mode = await mode_of(client, SERVER_SECONDS, self._known)
         await mode.listen()
         if client.max_payload < LEAST_PAYLOAD:
@@ -91,7 +95,7 @@ class NatsClient(Link):
             complaints=mode.complaints,
         )
 
-    async def _look_again(self, client: Client, server: Server, before: Mode) -> Mode:
+    async def _look_again(self, client: Speaker, server: Server, before: Mode) -> Mode:
         """At the stream, and at the servers of the cluster. While nobody answers, what was found before holds."""
         self._asked = asyncio.get_running_loop().time()
         try:

@@ -9,10 +9,11 @@ from typing import Final
 from nats import errors
 from nats.js.errors import APIError, NoStreamResponseError
 
-from polygon_live.engines.nats.modes import SUBJECTS
 from polygon_live.engines.nats.security import CA_VARIABLE, CREDS_VARIABLE, NoEncryption
 from polygon_live.errors import StoreError, StoreMisconfigured, StoreUnavailable
 
+SUBJECTS: Final = "ticks.>"
+"""What ticks are published on."""
 URLS_VARIABLE: Final = "POLYGON_LIVE_NATS_URLS"
 STREAM_IS_FULL: Final = frozenset({10077, 10047, 10025, 10109})
 """JetStream's error codes: the store failed (full, and set to discard new messages), the account's or the server's

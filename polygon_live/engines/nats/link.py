@@ -1,25 +1,26 @@
 """One connection to one of NATS' servers, and its thread: what all that speak to NATS have in common.
 
-nats-py lives on asyncio. It gets an event loop in a thread of its own (an anyio portal). That thread is a daemon and
-nobody waits for it: a server that hangs must not hang the exit.
+nats-py lives on asyncio. It gets an event loop in a thread of its own. That thread is a daemon and nobody waits for it:
+a server that hangs must not hang the exit. An anyio portal would do too, but holds up the caller's loop at each call
+until the other one has woken up.
 
 The library's own reconnecting is off. It would send what it has buffered again by itself, mixed into whatever comes
 next; here a connection that ends is an error, and who holds it decides what is done then.
 """
 
+import abc
 import asyncio
 import socket
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, suppress
-from functools import partial
-from typing import Any, Final, TypeVar
+from contextvars import Context
+from typing import Any, Final, Generic, TypeVar
 
 import anyio
 import trio
-from anyio.from_thread import BlockingPortal
 from nats import errors
 
 from polygon_live.config import NatsAccess
@@ -35,6 +36,7 @@ REMEMBERED: Final = 100
 """Of what a server said out of turn: it may say the same to each message of a batch."""
 
 T = TypeVar("T")
+C = TypeVar("C", bound="Connection")
 
 
 class Connection(CarefulClient):
@@ -54,7 +56,7 @@ class Connection(CarefulClient):
         await super()._close(status, do_cbs)
 
 
-class Link:
+class Link(abc.ABC, Generic[C]):
     """As a Trio task sees it; nothing waits longer than its limit. ``_made`` and ``_begin`` are what heirs add."""
 
     def __init__(self, access: NatsAccess, name: str, *, connect_seconds: float) -> None:
@@ -62,11 +64,11 @@ class Link:
         self._access = access
         self._name = name
         self._connect_seconds = connect_seconds
-        self._portal: BlockingPortal | None = None
+        self._loop: _Loop | None = None
         self._servers = Servers(access.urls)
         self._server: Server | None = None
         """The one that we are connected to, or tried last."""
-        self._client: Connection | None = None
+        self._client: C | None = None
         self._failed: StoreError | None = None
         """The reason that tells most, of those for which servers were given up since the last connection."""
         self._heard: deque[Exception] = deque(maxlen=REMEMBERED)
@@ -85,36 +87,49 @@ class Link:
 
     def close(self) -> None:
         """Drop the connection and let the thread end. Nobody waits for either."""
-        if self._portal is not None:
-            self._portal.start_task_soon(self._leave, self._portal)
-            self._portal = None
+        if self._loop is not None:
+            self._loop.end_after(self._drop)
+            self._loop = None
 
-    async def _run(self, work: Callable[..., Awaitable[T]], *args: Any, seconds: float, doing: str) -> T:
-        if self._portal is None:
-            self._portal = _portal_in_a_thread()
+    async def _run(self, work: Callable[..., Coroutine[Any, Any, T]], *args: Any, seconds: float, doing: str) -> T:
+        loop = self._loop = self._loop or _loop_in_a_thread()
         token, done = trio.lowlevel.current_trio_token(), trio.Event()
+        task: asyncio.Task[T] | None = None
+
+        def begin() -> None:
+            nonlocal task
+            task = loop.create_task(work(*args))
+            task.add_done_callback(tell)
 
         def tell(_: object) -> None:
             with suppress(trio.RunFinishedError):
                 token.run_sync_soon(done.set)
 
-        future = self._portal.start_task_soon(work, *args)
-        future.add_done_callback(tell)
+        def leave() -> None:
+            if task is not None:
+                task.cancel()
+
+        loop.call_soon_threadsafe(begin, context=Context())  # ours says that we are under Trio
         try:
             with trio.fail_after(seconds):
                 await done.wait()
-            return future.result()
         except trio.TooSlowError:
             raise StoreUnavailable(f"NATS {self._where()} did not answer within {seconds:g} s of {doing}") from None
         finally:
-            future.cancel()
+            if not done.is_set():
+                with suppress(RuntimeError):  # its thread has ended
+                    loop.call_soon_threadsafe(leave)
+        if task is None or task.cancelled():
+            raise StoreUnavailable(f"the connection to NATS {self._where()} was closed")
+        return task.result()
 
     # In the thread --------------------------------------------------------------------------------------------------
 
-    def _made(self, *, only_tls: bool) -> Connection:
-        return Connection(only_tls=only_tls)
+    @abc.abstractmethod
+    def _made(self, *, only_tls: bool) -> C:
+        """A connection, to be opened."""
 
-    async def _begin(self, client: Connection) -> None:
+    async def _begin(self, client: C) -> None:  # heirs may have nothing to add
         """What has to be so on a new connection before it is one. Raises StoreError, and what nats-py raises."""
 
     async def _connect(self) -> None:
@@ -164,7 +179,7 @@ class Link:
         self._servers.answered(server, client.discovered_servers)
 
     @asynccontextmanager
-    async def _saying(self, client: Connection) -> AsyncIterator[None]:
+    async def _saying(self, client: C) -> AsyncIterator[None]:
         """Around what is said on it. A fault, and whatever the server says out of turn meanwhile, is its last."""
         heard = self._heard
         heard.clear()
@@ -195,10 +210,6 @@ class Link:
             async with asyncio.timeout(CLOSE_SECONDS):
                 await client.close()
 
-    async def _leave(self, portal: BlockingPortal) -> None:
-        await self._drop()
-        await portal.stop(cancel_remaining=True)
-
     def _where(self) -> str:
         return self._server.address if self._server is not None else ", ".join(self._servers.addresses)
 
@@ -207,6 +218,10 @@ class _Loop(asyncio.SelectorEventLoop):
     """Looks up hosts in daemon threads. asyncio's own threads for that are waited for when the process ends, and a
     name server that does not answer takes longer than anybody waits.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last: asyncio.Future[Callable[[], Coroutine[Any, Any, None]]] = self.create_future()
 
     async def getaddrinfo(self, *what: Any, **how: Any) -> Any:
         found: Future[Any] = Future()
@@ -221,16 +236,24 @@ class _Loop(asyncio.SelectorEventLoop):
         threading.Thread(target=look_up, name="nats look-up", daemon=True).start()
         return await asyncio.wrap_future(found, loop=self)
 
+    def end_after(self, last: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Do this in the loop's thread; then whatever else goes on there is cancelled, and the thread ends."""
+        self.call_soon_threadsafe(self.last.set_result, last)
 
-def _portal_in_a_thread() -> BlockingPortal:
-    """An asyncio loop in a daemon thread: anyio's ``start_blocking_portal`` joins its thread, and so could hang."""
-    started: Future[BlockingPortal] = Future()
 
-    async def serve() -> None:
-        async with BlockingPortal() as portal:
-            started.set_result(portal)
-            await portal.sleep_until_stopped()
+def _loop_in_a_thread() -> _Loop:
+    """An asyncio loop in a daemon thread."""
+    started: Future[_Loop] = Future()
 
-    run = partial(anyio.run, serve, backend_options={"loop_factory": _Loop})
+    async def serve(loop: _Loop) -> None:
+        started.set_result(loop)
+        last = await loop.last
+        await last()
+
+    def run() -> None:
+        loop = _Loop()
+        with asyncio.Runner(loop_factory=lambda: loop) as runner:
+            runner.run(serve(loop))
+
     threading.Thread(target=run, name="nats", daemon=True).start()
     return started.result()

@@ -52,7 +52,7 @@ class Deaf(Connection):
         self._said.set()
 
 
-class Ear(Link):
+class Ear(Link[Connection]):
     """Subscribed to one subject, and woken by what is said there."""
 
     def __init__(self, access: NatsAccess, subject: str, name: str) -> None:

@@ -8,30 +8,24 @@ from typing import Final, Protocol
 
 import attrs
 from nats.aio.client import Client
-from nats.aio.msg import Msg
 from nats.errors import ConnectionClosedError
 from nats.js.api import DiscardPolicy, RetentionPolicy, StreamConfig
 from nats.js.errors import APIError, NoStreamResponseError, NotFoundError, ServiceUnavailableError
 
+from polygon_live.engines.nats.errors import SUBJECTS
+from polygon_live.engines.nats.speaking import Message, Speaker
 from polygon_live.errors import StoreUnavailable
 
-SUBJECTS: Final = "ticks.>"
+_NOBODY: Final = b"NATS/1.0 503"
+"""No stream listens on the subject."""
+_ERROR: Final = b'"error":'
+"""Not in an acknowledgement, which has only names and numbers in it."""
 LEAST_WINDOW_SECONDS: Final = 120.0
 """Repeats come within seconds of a lost acknowledgement; two minutes is JetStream's own default."""
 NOT_ENABLED: Final = frozenset({10039, 10076})
 """JetStream's error codes for: off for this account, off on this server."""
 AT_ONCE_IN_A_CLUSTER: Final = 250
 """Messages that share one time limit where they wait for each other: at 40 ms an answer, they take ten seconds."""
-
-
-@attrs.frozen
-class Message:
-    """One tick on its way. ``key`` is what JetStream knows a repeat by; the order is kept among those of one symbol."""
-
-    subject: str
-    payload: bytes
-    key: str
-    symbol: str
 
 
 class Mode(Protocol):
@@ -57,7 +51,7 @@ class Mode(Protocol):
 class Core:
     """No stream keeps the ticks: the server that we are connected to has parsed them all when it answers a ping."""
 
-    def __init__(self, client: Client, *complaints: str) -> None:
+    def __init__(self, client: Speaker, *complaints: str) -> None:
         self._client = client
         self.about: Mapping[str, str | int | float | bool | None] = {"mode": "core"}
         self.complaints = complaints
@@ -69,10 +63,9 @@ class Core:
 
     async def publish(self, messages: Sequence[Message], seconds: float) -> None:
         """One PONG answers for all."""
-        publish = self._client.publish
         async with asyncio.timeout(seconds):
-            for message in messages:
-                await publish(message.subject, message.payload)
+            if messages:
+                await self._client.say(messages)
             await ping(self._client, seconds)
 
 
@@ -89,7 +82,7 @@ class JetStream:
     a change of leaders makes nats-server 2.15 hang.
     """
 
-    def __init__(self, client: Client, stream: str, window_seconds: float, *, clustered: bool) -> None:
+    def __init__(self, client: Speaker, stream: str, window_seconds: float, *, clustered: bool) -> None:
         self._client = client
         self._clustered = clustered
         self.stream: str | None = stream
@@ -112,7 +105,8 @@ class JetStream:
 
     async def listen(self) -> None:
         """For acknowledgements."""
-        await self._client.subscribe(self._inbox, cb=self._hear)
+        self._client.inbox, self._client.acknowledged = self._inbox.encode(), self._hear
+        await self._client.subscribe(self._inbox)
 
     async def publish(self, messages: Sequence[Message], seconds: float) -> None:
         """Each is acknowledged, or the first that is refused ends it. A batch that fails must be the connection's last:
@@ -132,21 +126,17 @@ class JetStream:
     async def _publish_at_once(self, messages: Sequence[Message]) -> None:
         self._missing = len(messages)
         answered = self._all_answered = asyncio.get_running_loop().create_future()
-        publish = self._client.publish
-        for message in messages:
-            headers = {"Nats-Msg-Id": message.key}
-            await publish(message.subject, message.payload, reply=self._inbox, headers=headers)
+        await self._client.say_with_keys(messages)
         await answered
 
-    async def _hear(self, answer: Msg) -> None:
+    def _hear(self, answer: bytes, headers: bytes | None) -> None:
         if self._all_answered.done():
             return
-        if answer.headers and answer.headers.get("Status") == "503":
+        if headers and headers.startswith(_NOBODY):
             self._all_answered.set_exception(NoStreamResponseError())
             return
-        content = json.loads(answer.data)
-        if "error" in content:
-            error = content["error"]
+        if _ERROR in answer:
+            error = json.loads(answer)["error"]
             self._all_answered.set_exception(
                 APIError(code=error["code"], description=error.get("description"), err_code=error.get("err_code"))
             )
@@ -189,7 +179,7 @@ class Knowledge:
     stream: str | None = None
 
 
-async def mode_of(client: Client, seconds: float, known: Knowledge) -> Mode:
+async def mode_of(client: Speaker, seconds: float, known: Knowledge) -> Mode:
     """Whether a stream captures the ticks: asked on each new connection, and again while it lasts.
 
     No answer is not the answer "there is none": a stream that was there is waited for. Raises StoreUnavailable, and
@@ -237,7 +227,7 @@ def _gone(known: Knowledge) -> list[str]:
     return [f"{gone}: make it again, or restart the collector if that is meant"]
 
 
-def _unanswered(client: Client, known: Knowledge, why: str) -> Mode:
+def _unanswered(client: Speaker, known: Knowledge, why: str) -> Mode:
     """Who listens gets his ticks where none were kept before; else nothing is sent that may be lost."""
     if known.asked and known.stream is None:
         return Core(client, f"{why}; whether a stream keeps the ticks by now is not known")

@@ -5,13 +5,13 @@ from typing import Final
 import trio
 
 from polygon_live.config import NatsAccess
-from polygon_live.engines.nats.link import SERVER_SECONDS, Link
+from polygon_live.engines.nats.link import SERVER_SECONDS, Connection, Link
 from polygon_live.engines.nats.modes import ping
 
 CONNECT_SECONDS: Final = 5.0
 
 
-class Publisher(Link):
+class Publisher(Link[Connection]):
     """Connects when there is something to say, and keeps the connection for the next time."""
 
     def __init__(self, access: NatsAccess, name: str) -> None:
@@ -26,6 +26,9 @@ class Publisher(Link):
         seconds = CONNECT_SECONDS + 2 * SERVER_SECONDS
         async with self._one:
             await self._run(self._publish, subject, payload, seconds=seconds, doing="publishing")
+
+    def _made(self, *, only_tls: bool) -> Connection:
+        return Connection(only_tls=only_tls)
 
     async def _publish(self, subject: str, payload: bytes) -> None:
         if self._client is None or not self._client.is_connected:
