@@ -7,12 +7,14 @@ Rules of this file's state:
 - ``_stored`` is the store's own cursor as it last said. After every error the store is opened again and believed: what
   was unclear is settled by its cursor, and one that has fallen behind (a backup was restored, a standby took over) is
   caught up from the journal.
-- Whatever waited while the last batch was written is the next batch: small and immediate at low load, large at high.
+- Whatever waited while the last batch was written, and until the store's pause is over, is the next batch: small and
+  immediate at low load, large at high.
 - A tick that the store refuses for its content is found by halving, set aside with the engine's own message, and the
   rest of its batch goes on, in order. A store that refuses one tick after the other and takes none is rather wrong
   itself: it is given time between so and so many, and called down.
 """
 
+import math
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -25,11 +27,15 @@ from polygon_live.backlog import MOST_TICKS, Backlog
 from polygon_live.backoff import backoff
 from polygon_live.errors import JournalError, RowsRefused, StoreContested, StoreError, StoreMisconfigured
 from polygon_live.histogram import BATCH_TICKS, DELAY_SECONDS, Histogram
-from polygon_live.journal import Hole
+from polygon_live.journal import Hole, Portion
 from polygon_live.model import Batch, Reject, evidence
+from polygon_live.runs import Answered
 from polygon_live.sink import Opened, Sink
 from polygon_live.status import SinkSnapshot
 
+ENOUGH_TICKS: Final = MOST_TICKS // 2
+"""In a batch, for it to be written without a pause."""
+FEW_TICKS: Final = 100
 FIRST_WAIT_SECONDS: Final = 0.25
 MOST_WAIT_SECONDS: Final = 5.0
 MISCONFIGURED_WAIT_SECONDS: Final = 15.0
@@ -92,12 +98,18 @@ class Pump:
         """The store itself has said how far it is, in this run."""
         self._away_since: float | None = None
         """When it was asked for a sign of life that has not come yet: ticks may wait in the queue, and nobody looks."""
+        self._began = -math.inf
+        """When the last batch was begun to be written."""
         self._say_again = 0.0
         self._said_away = True
         """The log's last word about this store is that it is away (as it is at the start)."""
         self._error: StoreError | JournalError | None = None
         self._error_ms: int | None = None
-        self._delivered = self._expired = self._set_aside = self._retries = self._lost = self._fell_behind = 0
+        self._delivered = self._expired = self._set_aside = self._retries = self._lost = 0
+        self.falls: list[int] = []
+        """Each time that the store was found to have fallen behind, in this run, to where."""
+        self.answered = Answered()
+        """What the store took in this run."""
         self._in_a_row = 0
         """Ticks set aside since the last one that the store took."""
         self._set_aside_ms: int | None = None
@@ -134,7 +146,7 @@ class Pump:
             while True:
                 with trio.move_on_after(IDLE_SECONDS) as idle:
                     try:
-                        portion = await self.backlog.next(self._cursor)
+                        portion = await self._next()
                     except trio.EndOfChannel:
                         break
                     except JournalError as why:
@@ -152,6 +164,19 @@ class Pump:
             self._connected = False
             with trio.CancelScope(shield=True):  # a sink's aclose never waits for its server
                 await self.sink.aclose()
+
+    async def _next(self) -> Portion:
+        """As ``Backlog.next``, with what comes until the store's pause is over."""
+        while True:
+            portion = await self.backlog.next(self._cursor)
+            due = self._began + self._pause(len(portion.batch)) if portion.batch else -math.inf
+            if (left := due - trio.current_time()) <= 0:
+                return portion
+            await trio.sleep(min(left, self.sink.pause_seconds))
+
+    def _pause(self, ticks: int) -> float:
+        pause = self.sink.few_pause_seconds if ticks < FEW_TICKS else self.sink.pause_seconds
+        return pause if ticks < ENOUGH_TICKS else 0.0
 
     async def _open(self) -> None:
         """Connect, trying for ever, and learn how far the store is."""
@@ -181,7 +206,7 @@ class Pump:
             taken = len(self._in_hand.beyond(self._cursor)) - len(self._in_hand.beyond(found))
             self._answered(self._in_hand, delivered=taken, expired=0)
         if behind and not self._new:
-            self._fell_behind += 1
+            self.falls.append(found)
             self._log.warning("the store has fallen behind: it is caught up", had=self._stored, has=found)
         if behind:
             self._cursor = found
@@ -212,6 +237,7 @@ class Pump:
         """Get the store's answer for every tick of it, or find that the store needs something older first."""
         waits = self._waits()
         self._in_hand = batch
+        self._began = trio.current_time()
         while batch and batch.after <= self._cursor:
             try:
                 await self._write(batch)
@@ -240,6 +266,7 @@ class Pump:
             else:
                 self._cursor = self._stored = part.last
                 self._new = False
+                self.answered.add(part.first, part.last)
                 self._answered(part, delivered=written.delivered, expired=written.expired)
 
     def _answered(self, part: Batch, *, delivered: int, expired: int) -> None:
@@ -309,7 +336,7 @@ class Pump:
             last_set_aside_ms=self._set_aside_ms,
             lost=self._lost,
             last_lost_ms=self._lost_ms,
-            fell_behind=self._fell_behind,
+            fell_behind=len(self.falls),
             retries=self._retries,
             cursor=self._cursor,
             last_delivered_ms=self._delivered_ms,

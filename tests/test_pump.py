@@ -16,7 +16,14 @@ from polygon_live.backlog import MOST_TICKS
 from polygon_live.errors import JournalError, RowsRefused, StoreMisconfigured, StoreUnavailable
 from polygon_live.journal import Hole, Journal, Portion
 from polygon_live.model import Batch, Tick, encode
-from polygon_live.pump import MISCONFIGURED_WAIT_SECONDS, REFUSED_IN_A_ROW, SAY_AGAIN_SECONDS, Pump
+from polygon_live.pump import (
+    ENOUGH_TICKS,
+    FEW_TICKS,
+    MISCONFIGURED_WAIT_SECONDS,
+    REFUSED_IN_A_ROW,
+    SAY_AGAIN_SECONDS,
+    Pump,
+)
 from polygon_live.sink import Opened, StoreFacts, Written
 from tests.pumping import Desk, pump_on
 
@@ -37,6 +44,8 @@ class ScriptedSink:
     """
 
     keeps_cursor: ClassVar[bool] = True
+    pause_seconds: ClassVar[float] = 0.0
+    few_pause_seconds: ClassVar[float] = 0.0
 
     name: str = "scripted"
     opens: list[Exception | None] = attrs.Factory(list)
@@ -193,6 +202,65 @@ async def test_batches_are_bounded(bench: Make, autojump_clock: MockClock) -> No
         b.accept(*range(n, n + 100))
     await b.run_to_the_end()
     assert b.sink.sizes == [MOST_TICKS, MOST_TICKS]
+
+
+@attrs.define
+class Unhurried(ScriptedSink):
+    """A store with a pause. ``times``: when it was written to."""
+
+    pause_seconds = 0.02
+    few_pause_seconds = 0.02
+    times: list[float] = attrs.Factory(list)
+
+    def store(self, part: Batch) -> None:
+        self.times.append(trio.current_time())
+        ScriptedSink.store(self, part)
+
+
+async def test_a_store_with_a_pause_gets_the_first_tick_at_once_and_what_follows_in_turns(
+    bench: Make, autojump_clock: MockClock
+) -> None:
+    sink = Unhurried()
+    b = bench(10 * MOST_TICKS, sink=sink)
+    began = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        with running(nursery, b.pump):
+            for seq in (1, 2, 3, 4):
+                b.accept(seq)
+                await trio.sleep(0.009)
+            await trio.sleep_until(began + 1)
+            b.accept(5)
+            await trio.sleep(0.001)
+            b.accept(*range(6, 6 + ENOUGH_TICKS))
+            await trio.sleep(0.001)
+    assert sink.sizes == [1, 2, 1, 1, ENOUGH_TICKS]
+    assert [round(at - began, 3) for at in sink.times] == [0, 0.02, 0.04, 1, 1.001]
+
+
+class Leisurely(Unhurried):
+    """The same, and for a few ticks a longer one."""
+
+    few_pause_seconds = 0.2
+
+
+async def test_a_few_ticks_wait_longer_until_they_are_more(bench: Make, autojump_clock: MockClock) -> None:
+    sink = Leisurely()
+    b = bench(10 * MOST_TICKS, sink=sink)
+    began = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        with running(nursery, b.pump):
+            for seq in (1, 2, 3):
+                b.accept(seq)
+                await trio.sleep(0.05)
+            await trio.sleep_until(began + 1)
+            b.accept(4)
+            await trio.sleep(0.01)
+            b.accept(5)
+            await trio.sleep(0.035)
+            b.accept(*range(6, 5 + FEW_TICKS))
+            await trio.sleep(0.1)
+    assert sink.sizes == [1, 2, 1, FEW_TICKS]
+    assert [round(at - began, 3) for at in sink.times] == [0, 0.2, 1, 1.05]
 
 
 @pytest.mark.parametrize("outcome", [lost, answer_lost])

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from polygon_live.config import KafkaAccess
-from polygon_live.engines.kafka import TOPIC, KafkaClient, Record
+from polygon_live.engines.kafka import TOPIC, KafkaClient
 from polygon_live.model import Batch
 from polygon_live.sink import Identity, Opened, StoreFacts, Written
 
@@ -14,6 +14,9 @@ class KafkaSink:
 
     name = "kafka"
     keeps_cursor: ClassVar = True
+    pause_seconds: ClassVar = 0.03
+    few_pause_seconds: ClassVar = 0.2
+    """A transaction costs 2 ms of CPU with kafka-python: at twenty ticks a second more than all the rest."""
 
     OPEN_SECONDS: ClassVar = 15.0
     APPEND_SECONDS: ClassVar = 15.0
@@ -36,11 +39,7 @@ class KafkaSink:
 
     async def write(self, batch: Batch) -> Written:
         """Raises StoreUnavailable, StoreMisconfigured, StoreContested, RowsRefused."""
-        records = [
-            Record(tick.symbol.encode(), payload, tick.timestamp_ms, tick.seq)
-            for tick, payload in zip(batch.ticks, batch.payloads, strict=True)
-        ]
-        await self._client.append(records)
+        await self._client.append(batch)
         return Written(len(batch))
 
     async def check(self) -> None:

@@ -22,6 +22,8 @@ class NatsSink:
 
     name = "nats"
     keeps_cursor: ClassVar = False
+    pause_seconds: ClassVar = 0.0
+    few_pause_seconds: ClassVar = 0.0
 
     CONNECT_SECONDS: ClassVar = 5.0
     PUBLISH_SECONDS: ClassVar = 10.0

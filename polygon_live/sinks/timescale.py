@@ -33,6 +33,8 @@ class TimescaleSink:
 
     name = "timescale"
     keeps_cursor: ClassVar = True
+    pause_seconds: ClassVar = 0.01
+    few_pause_seconds: ClassVar = 0.01
 
     SET_UP_SECONDS: ClassVar = 60.0
     """The first set-up of an adopted table may build two indexes, each at most 25 s (``statement_timeout``)."""
