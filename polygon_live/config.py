@@ -60,6 +60,8 @@ class KafkaAccess:
     sasl_username: str | None = None
     sasl_password: Secret | None = None
     ca_file: Path | None = None
+    client: str = "kafka-python"
+    """The library that writes: this one, or ``confluent``, which is librdkafka and comes with the extra ``fast``."""
 
 
 @attrs.frozen
@@ -207,6 +209,7 @@ def settings_from(environ: Mapping[str, str], needed: Collection[str] = OTHER_SI
             sasl_username=env.optional(PREFIX + "KAFKA_SASL_USERNAME", str),
             sasl_password=env.optional_secret(PREFIX + "KAFKA_SASL_PASSWORD"),
             ca_file=env.optional(PREFIX + "KAFKA_CA_FILE", values.file),
+            client=env.get(PREFIX + "KAFKA_CLIENT", values.kafka_client, "kafka-python"),
         ),
         ws_urls=env.get(PREFIX + "WS_URLS", values.ws_urls, WS_URLS),
         rest_url=env.get(PREFIX + "REST_URL", values.http_url, REST_URL),

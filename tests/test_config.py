@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from polygon_live import values
 from polygon_live.config import Secret, Settings, settings_from, wants_demo
 from polygon_live.errors import ConfigurationError
 
@@ -96,6 +97,7 @@ def test_both_ways_at_once_is_a_fault_that_shows_neither(tmp_path: Path) -> None
         ("POLYGON_LIVE_COLLECTOR_ID", "a b", "letters, digits"),
         ("POLYGON_LIVE_SINK_QUEUE_TICKS", "0", "above 0"),
         ("POLYGON_LIVE_KAFKA_SECURITY_PROTOCOL", "TLS", "PLAINTEXT, SSL"),
+        ("POLYGON_LIVE_KAFKA_CLIENT", "librdkafka", "kafka-python, confluent"),
         ("POLYGON_LIVE_NATS_CREDS_FILE", "/nowhere.creds", "no such file"),
     ],
 )
@@ -185,3 +187,12 @@ def test_any_environment_gives_settings_or_faults(environ: dict[str, str]) -> No
 def test_a_secret_compares_by_value() -> None:
     assert Secret("a") == Secret("a") != Secret("b")
     assert len({Secret("a"), Secret("a")}) == 1
+
+
+def test_only_what_is_installed_can_write_to_kafka(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert settings_from(FULL).kafka.client == "kafka-python"
+    assert settings_from(FULL | {"POLYGON_LIVE_KAFKA_CLIENT": "Confluent"}).kafka.client == "confluent"
+    monkeypatch.setattr(values, "find_spec", {"kafka": object()}.get)
+    assert settings_from(FULL).kafka.client == "kafka-python"
+    (fault,) = faults(FULL | {"POLYGON_LIVE_KAFKA_CLIENT": "confluent"})
+    assert fault == ("POLYGON_LIVE_KAFKA_CLIENT is 'confluent': it is not installed: pip install 'polygon-live[fast]'")

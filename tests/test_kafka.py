@@ -2,6 +2,7 @@
 
 import json
 import os
+import string
 import subprocess
 import sys
 from collections import defaultdict
@@ -10,11 +11,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 from kafka.admin import ConfigResource, ConfigResourceType
 
-from polygon_live.config import KafkaAccess
 from polygon_live.embedded import Broker
 from polygon_live.engines.kafka import TOPIC, trim_topic
 from polygon_live.engines.kafka.access import administration
@@ -24,11 +25,12 @@ from polygon_live.model import Batch, Tick, encode
 from polygon_live.sink import Identity
 from polygon_live.sinks.kafka import KafkaSink
 from polygon_live.standin import market
-from tests import servers
+from tests import servers, writers
 from tests.comparing import archived_as_written
 from tests.delivering import Delivery
 from tests.reading import in_archive
 from tests.waiting import PATIENCE_SECONDS, in_thread
+from tests.writers import access
 
 pytestmark = pytest.mark.engine
 NOW_MS = 1_780_401_600_000
@@ -38,10 +40,6 @@ SYMBOLS = ("EURUSD", "XAUUSD", "GBPUSD", "USDJPY", "AUDUSD")
 class Impatient(KafkaSink):
     OPEN_SECONDS = 4.0
     APPEND_SECONDS = 2.0
-
-
-def access(address: str) -> KafkaAccess:
-    return KafkaAccess((address,))
 
 
 def sink_of(address: str, collector: str = "test-1") -> KafkaSink:
@@ -79,6 +77,7 @@ def make_topic(address: str, **config: str) -> None:
         admin.create_topics({TOPIC: {"num_partitions": 2, "replication_factor": 1, "configs": configs}})
 
 
+@pytest.mark.usefixtures("either")
 async def test_real_ticks_arrive_byte_for_byte_in_order_per_symbol(
     broker: Broker, real_ticks: tuple[Path, ...]
 ) -> None:
@@ -149,6 +148,7 @@ async def test_nobody_there(own_broker: Callable[..., Broker]) -> None:
         await sink.write(batch(1, 10))
 
 
+@pytest.mark.usefixtures("either")
 async def test_a_broker_that_hangs_loses_and_doubles_nothing(own_broker: Callable[..., Broker]) -> None:
     broker = own_broker()
     async with opened(broker.address) as sink:
@@ -165,6 +165,7 @@ async def test_a_broker_that_hangs_loses_and_doubles_nothing(own_broker: Callabl
     assert sorted(await seqs_in(broker.address)) == list(range(1, 3001))
 
 
+@pytest.mark.usefixtures("either")
 async def test_a_record_too_large_is_set_aside_alone(broker: Broker) -> None:
     await in_thread(lambda: make_topic(broker.address, **{"max.message.bytes": "2000"}))
 
@@ -186,13 +187,15 @@ async def test_a_record_too_large_is_set_aside_alone(broker: Broker) -> None:
     assert sorted(await seqs_in(broker.address)) == [seq for seq in range(1, 31) if seq != 17]
 
 
+@pytest.mark.usefixtures("either")
 async def test_every_tick_comes_through_hangs_once_and_in_order(own_broker: Callable[..., Broker]) -> None:
     broker = own_broker()
     delivery = Delivery(sink_of(broker.address), batch)
+    most = 2000
 
     async def offer() -> None:
         while delivery.offered < 10_000:
-            delivery.offered += 100
+            delivery.offered = min(delivery.offered + 100, most)
             await trio.sleep(0.01)
         delivery.ended = True
 
@@ -200,9 +203,10 @@ async def test_every_tick_comes_through_hangs_once_and_in_order(own_broker: Call
         async with trio.open_nursery() as nursery:
             nursery.start_soon(delivery.run)
             nursery.start_soon(offer)
-            for at in (1000, 4000):
+            for at, more in ((1000, 6000), (4000, 10_000)):
                 await delivery.reaches(at)
                 await in_thread(broker.pause)
+                most = more  # something is left to be sent, however fast it is
                 await delivery.fails()
                 await in_thread(broker.resume)
         await delivery.sink.aclose()
@@ -245,6 +249,41 @@ async def test_trimming_keeps_the_newest(broker: Broker) -> None:
     assert await seqs_in(broker.address) == left
 
 
+@pytest.mark.parametrize("first", [writers.PYTHON, writers.CONFLUENT])
+async def test_both_libraries_choose_the_same_partition(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    """Or one symbol would lose its order on the day of the change."""
+    letters = string.ascii_uppercase
+    symbols = [a + b + c + "USD" for a in letters[:8] for b in letters for c in letters[:2]] + [
+        "",
+        "x",
+        "äöü",
+        "KEY" * 9,
+    ]
+
+    def of_symbols(after: int) -> Batch:
+        plain = batch(after + 1, len(symbols))
+        ticks = [msgspec.structs.replace(t, symbol=s) for t, s in zip(plain.ticks, symbols, strict=True)]
+        return Batch(plain.after, ticks, plain.payloads)
+
+    second = {writers.PYTHON: writers.CONFLUENT, writers.CONFLUENT: writers.PYTHON}[first]
+    for n, library in enumerate((first, second)):
+        monkeypatch.setenv(writers.VARIABLE, library)
+        async with opened(broker.address) as sink:  # the second goes on where the first has stopped
+            assert library.partition("-")[0] in str(sink.facts().about["client"])
+            await sink.write(of_symbols(n * len(symbols)))
+    found: dict[bytes, list[tuple[int, int]]] = defaultdict(list)
+    for record in await in_thread(lambda: in_archive(broker.address)):
+        found[record.key].append((record.partition, json.loads(record.value)["seq"]))
+    assert set(found) == {symbol.encode() for symbol in symbols}
+    for places in found.values():
+        (one, seq), (other, later) = places
+        assert one == other
+        assert later == seq + len(symbols)
+    assert {place for places in found.values() for place, _ in places} == set(range(6))
+
+
 LEAVES = """
 import os, signal, sys, trio
 from tests.test_kafka import batch, sink_of
@@ -264,6 +303,7 @@ trio.run(main)
 
 
 @pytest.mark.parametrize("how", ["close", "abandon"])
+@pytest.mark.usefixtures("either")
 def test_a_process_ends_in_silence_beside_a_broker_that_hangs(own_broker: Callable[..., Broker], how: str) -> None:
     broker = own_broker()
     ended = subprocess.run(
@@ -277,6 +317,7 @@ def test_a_process_ends_in_silence_beside_a_broker_that_hangs(own_broker: Callab
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"", b"")
 
 
+@pytest.mark.usefixtures("either")
 async def test_a_topic_deleted_while_a_batch_is_on_its_way_is_no_end(broker: Broker) -> None:
     def delete_and_make() -> None:
         with administration(access(broker.address), name="test") as admin:

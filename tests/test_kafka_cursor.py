@@ -28,6 +28,7 @@ from tests import servers
 from tests.engines.kafka import Kafka
 from tests.reading import in_archive
 from tests.waiting import PATIENCE_SECONDS, in_thread
+from tests.writers import access
 
 pytestmark = pytest.mark.engine
 NOW_MS = 1_780_401_600_000
@@ -53,10 +54,6 @@ def address(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def name() -> str:
     """Of the topic and of the collector."""
     return next(_names)
-
-
-def access(address: str) -> KafkaAccess:
-    return KafkaAccess((address,))
 
 
 def sink_of(address: str, name: str, *, journal: str = "journal-1", host: str = "host-1") -> Impatient:
@@ -98,7 +95,7 @@ def committed(address: str, name: str) -> tuple[int, dict[str, Any]] | None:
     place = TopicPartition(name, 0)
     with administration(access(address), name="test") as admin:
         found = admin.list_group_offsets({f"polygon-live.{name}": [place]})[f"polygon-live.{name}"].get(place)
-    return None if found is None or found.offset < 0 else (found.offset, json.loads(found.metadata))
+    return None if found is None or found.offset < 0 else (found.offset, json.loads(found.metadata.rstrip("\0")))
 
 
 def make_topic(address: str, name: str, partitions: int = 3) -> None:
@@ -120,6 +117,7 @@ def forget_cursor(address: str, name: str) -> None:
 # How far it is ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("either")
 async def test_the_cursor_moves_with_the_batch_and_says_whose_it_is(address: str, name: str) -> None:
     async with opened(sink_of(address, name)) as first:
         assert first == Opened(None)
@@ -212,6 +210,7 @@ async def test_more_than_fits_into_memory_is_not_read_back(
 # Whose it is --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("either")
 async def test_who_lives_is_left_alone_and_who_is_dead_is_taken_over(address: str, name: str) -> None:
     one, two = sink_of(address, name), sink_of(address, name, journal="journal-2", host="host-2")
     async with opened(one), opened_later(two):
@@ -313,6 +312,7 @@ async def test_an_archive_without_a_tick_has_its_collector_too(address: str, nam
     await two.aclose()
 
 
+@pytest.mark.usefixtures("either")
 async def test_a_predecessor_that_did_not_die_is_fenced(address: str, name: str) -> None:
     zombie, successor = sink_of(address, name), sink_of(address, name)
     async with opened(zombie), opened(successor):
@@ -327,31 +327,31 @@ async def test_a_predecessor_that_did_not_die_is_fenced(address: str, name: str)
 
 
 KILLED = """
-import os, signal, sys, time, trio
-from polygon_live.engines.kafka.producer import Producer
+import os, signal, sys, threading, time, trio
 from tests.test_kafka_cursor import batch, sink_of
 address, name, how = sys.argv[1:]
-
-def killed(self, offsets, group, seconds):
-    if how == "sent":
-        manager = self._transaction_manager
-        manager.send_offsets_to_transaction(offsets, group)
-        manager.begin_commit()
-        self._sender.wakeup()
-        time.sleep(float(os.environ["MOMENT"]))
-    os.kill(os.getpid(), signal.SIGKILL)
 
 async def main():
     sink = sink_of(address, name)
     await sink.open()
     await sink.write(batch(1, 100))
-    Producer.commit = killed
+    producer = type(sink._client._producer)
+    commit = producer.commit
+
+    def killed(*given):
+        if how == "sent":
+            threading.Thread(target=commit, args=given, daemon=True).start()
+            time.sleep(float(os.environ["MOMENT"]))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    producer.commit = killed
     await sink.write(batch(101, 1000))
 trio.run(main)
 """
 
 
 @pytest.mark.parametrize(("how", "moment"), [("flushed", 0.0), ("sent", 0.002), ("sent", 0.5)])
+@pytest.mark.usefixtures("either")
 async def test_a_process_killed_at_its_commit_leaves_all_or_nothing(
     address: str, name: str, how: str, moment: float
 ) -> None:

@@ -1,4 +1,7 @@
-"""``just chaos``: the long form, on Apache Kafka, PostgreSQL and JetStream; prints what is done, and the account."""
+"""``just chaos``: the long form, on Apache Kafka, PostgreSQL and JetStream; prints what is done, and the account.
+
+``POLYGON_LIVE_KAFKA_CLIENT`` chooses the collector's library for Kafka, as it does in life.
+"""
 
 import argparse
 import os
@@ -12,7 +15,7 @@ import trio
 
 from polygon_live.commands.progress import Progress
 from polygon_live.embedded import Nats, Postgres
-from tests import servers
+from tests import servers, writers
 from tests.chaos.siege import besiege
 from tests.engines.kafka import Kafka
 from tests.place import Place
@@ -34,7 +37,7 @@ def main() -> None:
         postgres = ending.enter_context(servers.servers(_cluster, folder))()
         nats = ending.enter_context(servers.servers(Nats, folder))()
         kafka = ending.enter_context(servers.servers(Kafka, folder))(start=False)
-        base = {"PATH": os.environ["PATH"], "HOME": str(folder)}
+        base = {"PATH": os.environ["PATH"], "HOME": str(folder), writers.VARIABLE: writers.library()}
         place = Place(postgres, nats, kafka, base, log_path)
         account = trio.run(_besiege, place, progress, asked)
         with progress.hidden():

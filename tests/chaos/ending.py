@@ -21,7 +21,10 @@ async def settled(running: Running, flow: Flow, seconds: float = PATIENCE_SECOND
         nursery.start_soon(partial(flow.run, LIGHT_PER_SECOND))  # a silent feed would be taken for a dead one
         await running.until_state(_is_settled, seconds)
         nursery.cancel_scope.cancel()
-    return await running.until_state(lambda state: _heard(state) == flow.latest and _is_settled(state))
+    state = await running.until_state(lambda state: _heard(state) == flow.latest and _is_settled(state))
+    differing = [found for store in state["verification"]["stores"] for found in store["differences"]]
+    assert not differing, f"by its own account: {differing}"
+    return state
 
 
 def _heard(state: dict[str, Any]) -> dict[str, tuple[int, float]]:

@@ -2,7 +2,7 @@
 
 Rules of this file's state:
 
-- kafka-python blocks, so every operation runs in a worker thread, one at a time (``_one``). A task that stops waiting
+- Its libraries block, so every operation runs in a worker thread, one at a time (``_one``). A task that stops waiting
   abandons the thread, which is a daemon and ends by itself within its own limits; the next operation waits for that.
 - A batch is one transaction, and the cursor is committed in it. After any failure, a refusal by the brokers included,
   the producer is left as it is, whatever it still has on its way: what comes next, be it a batch, makes another one, of
@@ -13,58 +13,40 @@ Rules of this file's state:
 """
 
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeVar
+from collections.abc import Callable
+from typing import Final, TypeVar
 
 import attrs
 import trio
 from kafka import errors
 
+from polygon_live.calling import InThread
 from polygon_live.config import KafkaAccess
-from polygon_live.engines.kafka.access import administration, settings_of, where
-from polygon_live.engines.kafka.connections import connected
+from polygon_live.engines.kafka.access import administration, where
 from polygon_live.engines.kafka.cursor import Cursor, Holder, Watch, name_of, read_cursor
-from polygon_live.engines.kafka.errors import FENCED, REFUSALS, reason, translated
-from polygon_live.engines.kafka.producer import Producer
+from polygon_live.engines.kafka.errors import FENCED, translated
+from polygon_live.engines.kafka.kinds import kind_of
+from polygon_live.engines.kafka.producing import Producer, Purpose
 from polygon_live.engines.kafka.reading import committed, newest_of
 from polygon_live.engines.kafka.topic import DEFAULT_MOST_BYTES, set_up
 from polygon_live.errors import StoreContested, StoreUnavailable
+from polygon_live.model import Batch
 from polygon_live.sink import Identity, Opened, StoreFacts
 
-TRANSACTION_MS: Final = 30_000
-"""After that, and up to ten seconds more, the brokers end what a dead collector left open, and its readers go on. A
-batch takes less: it is given up before.
-"""
-DELIVERY_MS: Final = 3_600_000
-"""Never reached: when the library gives up by itself, some futures never hear of it."""
-REQUEST_MOST_BYTES: Final = 100 * 2**20
-"""Never reached: the topic's limit is what is kept, before anything is sent."""
-CHUNK_BYTES: Final = 700_000
-"""Of a partition's records in one request, if the topic takes so much."""
-LINGER_MS: Final = 60_000
-"""The producer waits for the end of the batch, so that it is not torn apart by a sender that is faster."""
 FRAME_BYTES: Final = 84
 """What a request adds at least to one record, but for the headers' values."""
-SEARCH_SECONDS: Final = 60.0
-"""For reading back from the archive's end."""
+BACK_SECONDS: Final = 60.0
+"""For reading back what lies behind a known number, at the archive's end."""
+SEARCH_SECONDS: Final = 900.0
+"""For finding the newest of ours where no cursor tells: a million records of others may have to be read, once."""
 GRACE_SECONDS: Final = 2.0
 """For the thread to say by itself that it takes too long."""
 
 T = TypeVar("T")
 
 
-@attrs.frozen
-class Record:
-    """One tick on its way."""
-
-    key: bytes
-    value: bytes
-    timestamp_ms: int
-    seq: int
-
-
 class KafkaClient:
-    """Appends records to one topic, with the headers ``collector`` and ``seq``."""
+    """Appends ticks to one topic: key symbol, headers ``collector`` and ``seq``."""
 
     def __init__(
         self,
@@ -84,7 +66,8 @@ class KafkaClient:
         self._open_seconds = open_seconds
         self._append_seconds = append_seconds
         self._watch = Watch(identity, watch_seconds, where=where(access))
-        self._one = trio.CapacityLimiter(1)
+        self._one = InThread()
+        self._kind = kind_of(access)
         self._producer: Producer | None = None
         self._cursor: Cursor | None = None
         """As we committed it last."""
@@ -92,7 +75,7 @@ class KafkaClient:
         """Whose cursor we took, or may have, in words: the answer to the claim may be lost."""
         self._beat = 0
         self._most_bytes = DEFAULT_MOST_BYTES
-        self.facts = StoreFacts()
+        self.facts = StoreFacts({"client": self._kind.version})
 
     async def open(self) -> Opened:
         """Connect, see to the topic, end what was left, and say how far the archive is. Raises StoreUnavailable,
@@ -119,11 +102,11 @@ class KafkaClient:
         took_over, self._heir_of = self._heir_of, None
         return Opened(seq or None, took_over)
 
-    async def append(self, records: Sequence[Record]) -> None:
+    async def append(self, batch: Batch) -> None:
         """All of them, in order, and the cursor to the last of them. Raises StoreUnavailable, StoreMisconfigured,
         StoreContested, and RowsRefused: then none was taken.
         """
-        await self._run(lambda: self._append(records), seconds=self._append_seconds, doing="a batch")
+        await self._run(lambda: self._append(batch), seconds=self._append_seconds, doing="a batch")
 
     async def beat(self) -> None:
         """Look at the topic and the cursor again, and give a sign of life. Raises StoreUnavailable, StoreMisconfigured,
@@ -135,7 +118,7 @@ class KafkaClient:
         """The values of our records behind this ``seq`` and up to the cursor, in ``seq`` order. Raises
         StoreUnavailable, StoreMisconfigured.
         """
-        return await self._run(lambda: self._held_after(seq), seconds=SEARCH_SECONDS, doing="reading back")
+        return await self._run(lambda: self._held_after(seq), seconds=BACK_SECONDS, doing="reading back")
 
     def close(self) -> None:
         """At once, whatever the brokers do."""
@@ -145,7 +128,7 @@ class KafkaClient:
     async def _run(self, work: Callable[[], T], *, seconds: float, doing: str) -> T:
         try:
             with trio.fail_after(seconds + GRACE_SECONDS):
-                return await trio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._one)
+                return await self._one(work)
         except trio.TooSlowError:
             raise StoreUnavailable(
                 f"Kafka {where(self._access)} did not answer within {seconds:g} s of {doing}"
@@ -161,80 +144,77 @@ class KafkaClient:
 
     def _begin(self) -> Cursor | None:
         deadline = time.monotonic() + self._open_seconds
-        with administration(self._access, name=self._name) as admin:
-            self.facts, self._most_bytes = set_up(admin, self._topic)
+        self._see_to_the_topic()
         self._start(deadline)
         return self._read_cursor(stable=True)
 
+    def _see_to_the_topic(self) -> None:
+        with administration(self._access, name=self._name) as admin:
+            facts, self._most_bytes = set_up(admin, self._topic)
+        self.facts = attrs.evolve(facts, about={"client": self._kind.version, **facts.about})
+
     def _start(self, deadline: float) -> Producer:
-        settings = settings_of(self._access, name=self._name) | {
-            "acks": "all",
-            "transactional_id": self._group,
-            "transaction_timeout_ms": TRANSACTION_MS,
-            "allow_auto_create_topics": False,
-            "max_in_flight_requests_per_connection": 1,
-            "delivery_timeout_ms": DELIVERY_MS,
-            "max_block_ms": self._append_seconds * 1000,
-            "max_request_size": REQUEST_MOST_BYTES,
-            "linger_ms": LINGER_MS,
-            "batch_size": min(CHUNK_BYTES, self._most_bytes),
-            "metrics_enabled": False,
-        }
-        self._producer = producer = connected(Producer, settings)
+        purpose = Purpose(
+            access=self._access,
+            name=self._name,
+            collector=self._identity.collector,
+            group=self._group,
+            topic=self._topic,
+            most_bytes=self._most_bytes,
+            seconds=self._append_seconds,
+        )
+        self._producer = producer = self._kind.make(purpose)
         try:
             producer.initialize(deadline - time.monotonic())
         except errors.KafkaTimeoutError:
             raise StoreUnavailable(
                 f"Kafka {where(self._access)} has not ended the last transaction within {self._open_seconds:g} s: "
                 + ("; ".join(self.facts.complaints) or "are all of its brokers there?")
+                + producer.complaint
             ) from None
         return producer
 
     def _search(self) -> int:
         with administration(self._access, name=self._name) as admin, committed(self._access, name=self._name) as reader:
-            ours = newest_of(admin, reader, self._topic, self._identity.collector, beyond=None, patience=SEARCH_SECONDS)
+            ours = newest_of(admin, reader, self._topic, self._identity.collector, beyond=None, patience=BACK_SECONDS)
         return ours[-1][0] if ours else 0
 
     def _claim(self, seq: int, found: Cursor | None) -> None:
         self._beat = found.holder.beat + 1 if found and found.holder else 0
-        self._transact([], seq)
+        self._transact(None, seq)
 
-    def _append(self, records: Sequence[Record]) -> None:
-        size, seq = max((len(record.key) + len(record.value), record.seq) for record in records)
-        size += FRAME_BYTES + len(self._identity.collector) + len(str(seq))
+    def _append(self, batch: Batch) -> None:
+        key = max(len(tick.symbol) for tick in batch.ticks)
+        size = max(map(len, batch.payloads)) + key
+        size += FRAME_BYTES + len(self._identity.collector) + len(str(batch.last))
         if size > self._most_bytes:
             raise errors.MessageSizeTooLargeError(f"{size} bytes, and {self._topic} takes {self._most_bytes}")
-        self._transact(records, records[-1].seq)
+        self._transact(batch, batch.last)
 
     def _renew(self) -> None:
-        with administration(self._access, name=self._name) as admin:
-            self.facts, self._most_bytes = set_up(admin, self._topic)
+        self._see_to_the_topic()
         cursor = self._as_we_left_it(stable=True)
         self._beat += 1
-        self._transact([], cursor.seq)
+        self._transact(None, cursor.seq)
 
     def _held_after(self, seq: int) -> list[bytes]:
         last = self._cursor.seq if self._cursor else 0
         with administration(self._access, name=self._name) as admin, committed(self._access, name=self._name) as reader:
-            ours = newest_of(admin, reader, self._topic, self._identity.collector, beyond=seq, patience=SEARCH_SECONDS)
+            ours = newest_of(admin, reader, self._topic, self._identity.collector, beyond=seq, patience=BACK_SECONDS)
         return [value for number, value in ours if number <= last]
 
-    def _transact(self, records: Sequence[Record], seq: int) -> None:
+    def _transact(self, batch: Batch | None, seq: int) -> None:
         deadline = time.monotonic() + self._append_seconds
         producer = self._producer or self._start_anew(deadline)
         cursor = Cursor(seq, Holder(self._identity.journal, self._identity.host, self._beat))
         try:
-            if records:
-                self._send(producer, records, deadline)
-            else:
-                producer.begin_transaction()
-            producer.commit(cursor.commit(self._topic), self._group, deadline - time.monotonic())
-        except Exception as why:  # noqa: BLE001  # it is raised again, or what was behind it
+            self._send(producer, batch, deadline)
+            producer.commit(cursor, deadline - time.monotonic())
+        except Exception as why:
             self._leave()
-            verdict = producer.verdict or why if type(why) is errors.KafkaError else why  # it says no more than that
-            if isinstance(verdict, FENCED):
+            if isinstance(why, FENCED):
                 self._contested(self._read_cursor(stable=False))
-            raise verdict from None
+            raise
         self._cursor = cursor
 
     def _start_anew(self, deadline: float) -> Producer:
@@ -244,29 +224,14 @@ class KafkaClient:
         self._as_we_left_it(stable=True)
         return producer
 
-    def _send(self, producer: Producer, records: Sequence[Record], deadline: float) -> None:
-        producer.complaint = None
-        collector = self._identity.collector.encode()
-        producer.begin(self._topic, {record.key for record in records})
-        futures: list[Any] = [
-            producer.add(
-                record.value,
-                key=record.key,
-                headers=[("collector", collector), ("seq", str(record.seq).encode())],
-                timestamp_ms=record.timestamp_ms,
-            )
-            for record in records
-        ]
+    def _send(self, producer: Producer, batch: Batch | None, deadline: float) -> None:
         try:
-            producer.flush(deadline - time.monotonic())
+            producer.append(batch, deadline - time.monotonic())
         except errors.KafkaTimeoutError:
             raise StoreUnavailable(
-                f"Kafka {where(self._access)} has not acknowledged {len(records)} ticks in {self._append_seconds:g} s"
-                + reason(producer.complaint)
+                f"Kafka {where(self._access)} has not acknowledged {len(batch or ())} ticks in "
+                f"{self._append_seconds:g} s" + producer.complaint
             ) from None
-        failures = [future.exception for future in futures if not future.succeeded()]  # ``flush`` raises none of them
-        if failures:
-            raise next((why for why in failures if isinstance(why, REFUSALS)), failures[0])
 
     def _read_cursor(self, *, stable: bool) -> Cursor | None:
         return read_cursor(self._access, self._identity.collector, self._topic, name=self._name, stable=stable)

@@ -14,7 +14,6 @@ import attrs
 import msgspec
 from kafka import TopicPartition, errors
 from kafka.admin import KafkaAdminClient
-from kafka.structs import OffsetAndMetadata
 
 from polygon_live.config import KafkaAccess
 from polygon_live.contest import Contest
@@ -47,10 +46,10 @@ class Cursor:
     holder: Holder | None
     """None: set by hand."""
 
-    def commit(self, topic: str) -> dict[TopicPartition, OffsetAndMetadata]:
-        """As the library takes it."""
-        metadata = msgspec.json.encode(self.holder).decode()
-        return {_place(topic): OffsetAndMetadata(self.seq, metadata, -1)}
+    @property
+    def metadata(self) -> str:
+        """As it is kept beside the offset."""
+        return msgspec.json.encode(self.holder).decode()
 
 
 class _StableAdmin(KafkaAdminClient):  # type: ignore[misc]
@@ -84,8 +83,9 @@ def _cursor(admin: KafkaAdminClient, group: str, place: TopicPartition) -> Curso
     found = admin.list_group_offsets({group: [place]})[group].get(place)
     if found is None or found.offset < 0:
         return None
+    metadata = (found.metadata or "").removesuffix("\0")  # confluent-kafka sends the end of its C string, too
     try:
-        return Cursor(found.offset, msgspec.json.decode(found.metadata or "", type=Holder))
+        return Cursor(found.offset, msgspec.json.decode(metadata, type=Holder))
     except msgspec.MsgspecError:
         return Cursor(found.offset, None)
 

@@ -1,4 +1,4 @@
-"""What kafka-python's errors mean to the collector."""
+"""What the clients' errors mean to the collector, in kafka-python's words for them."""
 
 from typing import Final
 
@@ -91,8 +91,8 @@ def translated(why: BaseException, where: str) -> StoreError:  # noqa: C901, PLR
             return StoreUnavailable(f"Kafka {where} does not answer: {said}")
         case errors.KafkaError() | OSError():
             return StoreUnavailable(f"Kafka {where}: {said}")
-    # Its own faults, which it has when connections come and go. The text could hold what it was given: a secret.
-    return StoreUnavailable(f"Kafka {where}: {type(why).__name__} inside kafka-python")
+    # A client's own faults, which it has when connections come and go. The text could hold what it was given: a secret.
+    return StoreUnavailable(f"Kafka {where}: {type(why).__name__} inside the client")
 
 
 def _short(why: BaseException) -> str:
