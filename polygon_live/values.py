@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -72,6 +73,16 @@ def one_of(*allowed: str) -> Callable[[str], str]:
             raise ValueError(msg) from None
 
     return read
+
+
+def kafka_client(text: str) -> str:
+    """A library that is installed."""
+    modules = {"kafka-python": "kafka", "confluent": "confluent_kafka"}
+    client = one_of(*modules)(text)
+    if find_spec(modules[client]) is None:
+        msg = "it is not installed: pip install 'polygon-live[fast]'"
+        raise ValueError(msg)
+    return client
 
 
 def port(text: str) -> int:

@@ -13,6 +13,7 @@ from typing import Final
 import click
 
 from polygon_live import __version__
+from polygon_live.commands.garbage import unsearched
 from polygon_live.errors import ConfigurationError, JournalError, PolygonLiveError, reasons
 
 INTERNAL: Final = 70
@@ -42,7 +43,8 @@ class _Commands(click.Group):
         del ctx
         if cmd_name not in COMMANDS:
             return None
-        found: click.Command = getattr(import_module(f"{__name__}.{cmd_name}"), cmd_name)
+        with unsearched():
+            found: click.Command = getattr(import_module(f"{__name__}.{cmd_name}"), cmd_name)
         return found
 
 

@@ -6,6 +6,7 @@ import click
 import trio
 
 from polygon_live import logs
+from polygon_live.commands.garbage import settle
 from polygon_live.commands.signals import ended_by_signal
 from polygon_live.config import settings_from
 from polygon_live.daemon import Collector, steered
@@ -19,6 +20,8 @@ def run() -> None:
 
     async def collect() -> None:
         async with ended_by_signal():  # the Hub may take its time
-            await Collector(settings, await steered(settings)).run()
+            collector = Collector(settings, await steered(settings))
+            settle()
+            await collector.run()
 
     trio.run(collect)
