@@ -41,6 +41,12 @@ def open_since(symbol: str, at_ms: int) -> int | None:
     return round(began.timestamp() * 1000)
 
 
+def trading_day(at_ms: int) -> int:
+    """When the trading day began that holds at ``at_ms``, in Unix milliseconds: at 17:00 in New York, every day."""
+    local = datetime.fromtimestamp(at_ms / 1000, NEW_YORK)
+    return _at(local.date() - timedelta(days=local.hour < CLOSE_HOUR), CLOSE_HOUR)
+
+
 def open_stretches(symbol: str, from_ms: int, to_ms: int) -> list[tuple[int, int]]:
     """The parts of the time from ``from_ms`` to ``to_ms``, the later one included, in which the market is open.
 

@@ -9,29 +9,33 @@ Rules of this file's state:
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import attrs
 import structlog
 import trio
-from trio_websocket import ConnectionClosed, WebSocketConnection
+from trio_websocket import ConnectionClosed
 
 from polygon_live import wire
 from polygon_live.config import Secret
 from polygon_live.dial import closed_error
-from polygon_live.errors import FeedError, FeedSilent, LoginRefused, SubscriptionFailed
+from polygon_live.errors import FeedError, FeedSilent, LoginRefused, RestError, SubscriptionFailed
 from polygon_live.frames import Intake
 from polygon_live.limits import Held, Turns
 from polygon_live.login import Login, Phase
 from polygon_live.model import Interruption
 from polygon_live.operational import ALL_PAIRS
+from polygon_live.silence import ASK_AGAIN_SECONDS, IDLE_SECONDS, REFUSED_AGAIN_SECONDS, Answer, Silence
 from polygon_live.subscriptions import Subscriptions
-from polygon_live.watch import ACK_SECONDS, IDLE_SECONDS, SymbolWatch
+from polygon_live.watch import ACK_SECONDS, Decision, SymbolWatch
+from polygon_live.websocket import WebSocket
 
 LOGIN_SECONDS: Final = 15.0
 """From the open WebSocket to the answer to the login. No turn is waited for in it."""
 PONG_SECONDS: Final = 10.0
+MARKET_SECONDS: Final = 30.0
+"""For the question whether the market is open, the wait for its turn included."""
 
 log = structlog.get_logger()
 
@@ -43,6 +47,9 @@ class Standing:
     key: Secret
     subscriptions: Subscriptions
     watch: SymbolWatch
+    silence: Silence
+    market: Callable[[], Awaitable[str]] | None
+    """Asks Polygon for ``open`` or ``closed``. Raises RestError. None: it can't be asked."""
     intake: Intake
     turns: Turns
     wall_ms: Callable[[], int]
@@ -52,7 +59,7 @@ class Standing:
 class Conversation:
     """``held`` are turns for the login and the first message after it; ``address`` is for people."""
 
-    def __init__(self, standing: Standing, ws: WebSocketConnection, address: str, held: Held) -> None:
+    def __init__(self, standing: Standing, ws: WebSocket, address: str, held: Held) -> None:
         self._standing = standing
         self._ws = ws
         self._address = address
@@ -63,7 +70,7 @@ class Conversation:
         self.last_of_all = -math.inf
         """When the last message with quotes came that nothing but the subscription to all pairs can have brought."""
         self._streaming_since = math.inf
-        self._last_message = -math.inf
+        self._last_message = self._last_quotes = -math.inf
         self._asked_at = math.inf
         """When the first subscription was sent."""
 
@@ -93,7 +100,7 @@ class Conversation:
         except FeedError as why:
             return why
         self.state = "subscribing"
-        self._last_message = trio.current_time()
+        self._last_message = self._last_quotes = trio.current_time()
         self._standing.watch.connected()
         verdict: list[FeedError] = []
         async with trio.open_nursery() as nursery:
@@ -112,12 +119,16 @@ class Conversation:
         """Read to the end: everything goes to the validator, statuses are heard here too."""
         try:
             while True:
-                message = await self._ws.get_message()
+                messages = await self._ws.get_messages()
                 self._last_message = trio.current_time()
-                self._standing.intake.take(message, self._standing.wall_ms())
-                if wire.may_hold_status(message):
+                now_ms = self._standing.wall_ms()
+                for message in messages:
+                    self._standing.intake.take(message, now_ms)
+                statuses = [message for message in messages if wire.may_hold_status(message)]
+                for message in statuses:
                     await self._hear(message)
-                else:
+                if len(statuses) < len(messages):
+                    self._last_quotes = self._last_message
                     if self._standing.subscriptions.only_all():
                         self.last_of_all = self._last_message
                     if self._streaming_since == math.inf:
@@ -197,43 +208,90 @@ class Conversation:
                 why = f"no acknowledgement, or no tick in market hours, for {names}{self._login.said()}"
                 end(SubscriptionFailed(why))
                 return
-            if decision.report:
-                log.error("symbols do not stream", symbols=decision.report, polygon_says=self.refusals)
-            if decision.added_silent:
-                log.error(
-                    "added symbols do not stream: is each the name of a pair that the plan has?",
-                    symbols=decision.added_silent,
-                    acknowledged=[s for s in decision.added_silent if s in subscriptions.acknowledged],
-                    polygon_says=self.refusals,
-                )
+            doubted = self._standing.watch.most_silent() and self._standing.silence.may_ask(now)
+            if doubted:
+                await self._ask()  # so many at once: a holiday, with a tick now and then?
+            self._tell(decision)
             if decision.resubscribe:
                 log.warning("subscribing anew", symbols=decision.resubscribe, polygon_says=self.refusals)
                 subscriptions.ask_anew(decision.resubscribe)
                 self._standing.changed.unpark_all()
+            if doubted:
+                continue  # something may have changed meanwhile
             decided = self._asked_at + ACK_SECONDS if self.state == "subscribing" else math.inf
             with trio.CancelScope(deadline=min(decision.ask_again, decided)):
                 await self._standing.changed.park()
 
+    def _tell(self, decision: Decision) -> None:
+        subscriptions = self._standing.subscriptions
+        for symbol, sentence in decision.noted.items():
+            log.info("a symbol is unusually quiet", symbol=symbol, silence=sentence)
+        if decision.report:
+            closed = self._standing.silence.said(trio.current_time()) == "closed"
+            say = log.info if closed else log.error
+            said = ("the market is closed",) if closed else self.refusals
+            say("symbols do not stream", symbols=decision.report, polygon_says=said)
+        if decision.added_silent:
+            log.error(
+                "added symbols do not stream: is each the name of a pair that the plan has?",
+                symbols=decision.added_silent,
+                acknowledged=[s for s in decision.added_silent if s in subscriptions.acknowledged],
+                polygon_says=self.refusals,
+            )
+
     async def _watch_silence(self, end: Callable[[FeedError], None]) -> None:
         """One timer a connection, not a cancel scope a frame: at one event a frame that would cost as much as decoding.
 
-        Silence proves nothing: a closed market is silent, and so is a half-open connection. A pong tells them apart;
-        a missing pong alone does not, for some servers send none.
+        Silence proves nothing: a closed market is silent, and so is a half-open connection. A pong tells them apart, as
+        any message does; a missing pong alone does not, for some servers send none.
         """
+        silence = self._standing.silence
         looked = -math.inf
         while True:
-            await trio.sleep_until(max(self._last_message, looked) + IDLE_SECONDS)
-            if trio.current_time() < self._last_message + IDLE_SECONDS:
+            await trio.sleep_until(max(self._last_quotes, looked) + IDLE_SECONDS)
+            if trio.current_time() < self._last_quotes + IDLE_SECONDS:
                 continue
-            alive = await self._pong()
+            alive = trio.current_time() < self._last_message + IDLE_SECONDS or await self._pong()
             looked = trio.current_time()
-            silent = looked - self._last_message
-            if silent < IDLE_SECONDS or self._standing.watch.may_be_silent(looked, alive=alive):
+            if looked < self._last_quotes + IDLE_SECONDS:
                 continue
-            self._standing.watch.reconnecting(looked)
-            sign = "answers pings but sends nothing" if alive else "sends nothing and answers no ping"
-            end(FeedSilent(f"{self._address} {sign}: no message for {silent:.0f} s"))
+            odd = self._standing.watch.odd(self._last_quotes, looked)
+            before = silence.word
+            step = silence.step(looked, alive=alive, odd=odd)
+            if before == "none" and silence.word != "none":
+                log.info("nothing comes of any symbol, though the market should be open", address=self._address)
+            if step == "ask":
+                await self._ask()
+                step = silence.step(trio.current_time(), alive=alive, odd=odd)
+            if step == "reconnect" and self._last_quotes < looked:
+                silence.reconnecting(looked)
+                self._standing.watch.reconnecting(looked)
+                sign = "answers pings but sends no quotes" if alive else "sends nothing and answers no ping"
+                end(FeedSilent(f"{self._address} {sign}: no quote for {looked - self._last_quotes:.0f} s"))
+                return
+
+    async def _ask(self) -> None:
+        """Whether Polygon says that the market is open, and what that makes of the silence."""
+        silence, before = self._standing.silence, self._standing.silence.word
+        silence.asking(trio.current_time())
+        answer: Answer = "unknown"
+        again, said = ASK_AGAIN_SECONDS, "there is nobody to ask"
+        if self._standing.market is not None:
+            try:
+                with trio.fail_after(MARKET_SECONDS):
+                    said = await self._standing.market()
+                answer = "open" if said == "open" else "closed"
+            except trio.TooSlowError:
+                said = f"no answer within {MARKET_SECONDS:g} s"
+            except RestError as why:
+                said, again = str(why), ASK_AGAIN_SECONDS if why.again else REFUSED_AGAIN_SECONDS
+        silence.answered(answer, said, trio.current_time(), again=again)
+        if silence.word == before:
             return
+        if silence.word == "alarm":
+            log.error("no ticks at all, though Polygon says that the market is open", address=self._address)
+        elif silence.word == "quiet":
+            log.info("no ticks at all: a holiday? The silence is left alone", polygon_says=said)
 
     async def _pong(self) -> bool:
         try:

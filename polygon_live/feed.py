@@ -17,27 +17,29 @@ Rules of this file's state:
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import structlog
 import trio
-from trio_websocket import ConnectionRejected, WebSocketConnection
+from trio_websocket import ConnectionRejected
 
 from polygon_live.calendar import Sessions, open_since
 from polygon_live.channels import WeightedSender
 from polygon_live.config import Secret
 from polygon_live.conversation import Conversation, Standing
 from polygon_live.dial import Dial, address_of, dial_error, dial_websocket
-from polygon_live.errors import DialFailed, FeedError, LoginRefused, TooManyConnections
+from polygon_live.errors import DialFailed, FeedError, FeedSilent, LoginRefused, TooManyConnections
 from polygon_live.frames import Heard, Intake
 from polygon_live.limits import Turns
 from polygon_live.model import Interruption
 from polygon_live.operational import ALL_PAIRS, Operational
 from polygon_live.redial import Redial
+from polygon_live.silence import Silence
 from polygon_live.status import FeedSnapshot
 from polygon_live.subscriptions import Subscriptions
 from polygon_live.watch import SymbolWatch
+from polygon_live.websocket import WebSocket
 
 OPENING: Final = 3
 """Turns: the dial, the login, the first subscription."""
@@ -47,8 +49,10 @@ log = structlog.get_logger()
 
 
 class Feed:
-    """Keeps one connection alive until stopped. ``heard`` tells when a symbol's last event was judged (trio's clock).
+    """Keeps one connection alive until stopped. ``heard`` tells when a symbol's last event was judged (trio's clock),
+    of ``ALL_PAIRS`` that of any; ``usual`` is its longest pause in the session that began then (Unix ms), in seconds.
 
+    ``market`` asks Polygon whether the market is ``open`` or ``closed`` (raises RestError; None: it can't be asked).
     ``symbols`` may be ``ALL_PAIRS`` alone. ``wall_ms`` is Unix time in milliseconds; ``sessions`` knows when the market
     is open; ``turns`` are shared with whoever else asks Polygon for anything.
     """
@@ -63,6 +67,8 @@ class Feed:
         turns: Turns,
         frames: WeightedSender[Heard],
         heard: Callable[[str], float],
+        usual: Callable[[str, int], float | None],
+        market: Callable[[], Awaitable[str]] | None = None,
         wall_ms: Callable[[], int],
         rng: random.Random,
         dial: Dial = dial_websocket,
@@ -75,7 +81,16 @@ class Feed:
         self._standing = Standing(
             key=key,
             subscriptions=Subscriptions(symbols),
-            watch=SymbolWatch(symbols, self._last_heard, wall_ms, sessions),
+            watch=SymbolWatch(
+                symbols,
+                heard=self._last_heard,
+                last_tick=self._last_tick,
+                usual=usual,
+                wall_ms=wall_ms,
+                sessions=sessions,
+            ),
+            silence=Silence(self._last_tick),
+            market=market,
             intake=Intake(frames),
             turns=turns,
             wall_ms=wall_ms,
@@ -171,7 +186,7 @@ class Feed:
             self._conversation = None
 
     async def _own_socket(
-        self, url: str, leave: trio.Event, closed: trio.Event, task_status: trio.TaskStatus[WebSocketConnection]
+        self, url: str, leave: trio.Event, closed: trio.Event, task_status: trio.TaskStatus[WebSocket]
     ) -> None:
         """Open the socket, lend it, close it with a goodbye when it is no longer needed."""
         lent = False
@@ -189,6 +204,9 @@ class Feed:
             log.info("the connection did not close cleanly", address=address_of(url), why=repr(why))
         finally:
             closed.set()
+
+    def _last_tick(self) -> float:
+        return self._heard(ALL_PAIRS)
 
     def _last_heard(self, symbol: str) -> float:
         """Of all pairs the feed knows itself: the first of them may be one that nobody has heard of."""
@@ -221,4 +239,7 @@ class Feed:
             dropped_frames=standing.intake.dropped,
             last_dropped_ms=standing.intake.dropped_ms,
             waiting_characters=standing.intake.channel.held,
+            stages=standing.watch.stages(),
+            hush=standing.silence.word if state == "streaming" or isinstance(error, FeedSilent) else "none",
+            market_said=standing.silence.said(trio.current_time()),
         )

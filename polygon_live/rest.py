@@ -1,4 +1,4 @@
-"""Polygon's REST service, as far as past quotes go: the only place that knows httpx.
+"""Polygon's REST service, as far as past quotes and the market's state go: the only place that knows httpx.
 
 ``GET /v3/quotes/C:EUR-USD`` answers in pages, each with the address of the next one. That address is followed as it is,
 with the key in a header; so only to where the first one went, never to one that was there already, and not for ever.
@@ -8,21 +8,21 @@ What went wrong is a RestError that says whether asking again may help: too many
 a broken line may pass; a wrong key, a plan without these data and an answer that can't be followed do not.
 """
 
-import json
 import random
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, Final
+from typing import Final, Literal, TypeVar
 
 import httpx
 import msgspec
 import trio
 
-from polygon_live import wire
+from polygon_live import answers, wire
+from polygon_live.answers import Head, PastQuote
 from polygon_live.backoff import backoff
 from polygon_live.config import Secret
 from polygon_live.errors import RestError
@@ -53,29 +53,7 @@ SAID: Final = 200
 NS: Final = 1_000_000_000
 
 Quotes = Sequence[wire.Quote | wire.Undecodable]
-
-
-class _Quote(msgspec.Struct, frozen=True, gc=False):
-    participant_timestamp: int
-    bid_price: float
-    ask_price: float
-    bid_exchange: int | str | None = None
-    ask_exchange: int | str | None = None
-
-
-class _Head(msgspec.Struct, frozen=True):
-    status: str = ""
-    next_url: str | None = None
-    error: str = ""
-    message: str = ""
-
-
-class _Page(_Head, frozen=True):
-    results: list[_Quote] | None = None
-
-
-_page = msgspec.json.Decoder(_Page)
-_UNREADABLE: Final = (msgspec.MsgspecError, ValueError, RecursionError)
+T = TypeVar("T")
 
 
 class Rest:
@@ -100,8 +78,7 @@ class Rest:
     @asynccontextmanager
     async def quotes(self, symbol: str, first_s: int, last_s: int) -> "AsyncIterator[Answer]":
         """Ask for all quotes of a symbol from one second to another (Unix seconds, the last one wholly included)."""
-        path = f"/v3/quotes/C:{pair_of(symbol).replace('/', '-')}"
-        first = self._url.copy_with(path=self._url.path.rstrip("/") + path).copy_merge_params(
+        first = self._address(f"/v3/quotes/C:{pair_of(symbol).replace('/', '-')}").copy_merge_params(
             {
                 "timestamp.gte": str(first_s * NS),
                 "timestamp.lt": str((last_s + 1) * NS),
@@ -110,15 +87,31 @@ class Rest:
                 "limit": str(PAGE_QUOTES),
             }
         )
-        async with httpx.AsyncClient(
+        async with self._client() as client:
+            line = _Line(client, first, self._key, self._turns)
+            yield Answer(_Pages(line, first, self._rng), pair_of(symbol), first_s, last_s)
+
+    async def market(self) -> Literal["open", "closed"]:
+        """What Polygon says of the currency market now. Raises RestError. Asked once: who needs it asks again later."""
+        url = self._address("/v1/marketstatus/now")
+        async with self._client() as client:
+            line = _Line(client, url, self._key, self._turns)
+            body = await line.ask(url)
+            with suppress(ValueError):
+                line.check(answers.head(body))  # a refusal with status 200
+            return line.read(answers.market, body)
+
+    def _address(self, path: str) -> httpx.URL:
+        return self._url.copy_with(path=self._url.path.rstrip("/") + path)
+
+    def _client(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(
             headers={"Authorization": f"Bearer {self._key.reveal()}", "Accept": "application/json"},
             timeout=SILENT_SECONDS,
             follow_redirects=False,
             verify=self._tls,
             transport=self._transport,
-        ) as client:
-            pages = _Pages(client, first, self._key, self._turns, self._rng)
-            yield Answer(pages, pair_of(symbol), first_s, last_s)
+        )
 
 
 class Answer:
@@ -130,7 +123,7 @@ class Answer:
         self._first_s = first_s
         self._last_s = last_s
         self._reached_s = first_s
-        self._left: deque[_Quote | wire.Undecodable] = deque()
+        self._left: deque[PastQuote | wire.Undecodable] = deque()
 
     async def block(self) -> Quotes | None:
         """The next quotes, at most ``BLOCK``; None at the end. What can't be read, or was not asked for, is there as
@@ -147,7 +140,7 @@ class Answer:
         count = min(BLOCK, len(self._left))
         return [self._quote(self._left.popleft()) for _ in range(count)]
 
-    def _quote(self, found: _Quote | wire.Undecodable) -> wire.Quote | wire.Undecodable:
+    def _quote(self, found: PastQuote | wire.Undecodable) -> wire.Quote | wire.Undecodable:
         if isinstance(found, wire.Undecodable):
             return found
         second = found.participant_timestamp // NS
@@ -172,26 +165,21 @@ class Answer:
 class _Pages:
     """The chain of pages. A page that could not be had is asked for again, and only then is the next one known."""
 
-    def __init__(
-        self, client: httpx.AsyncClient, first: httpx.URL, key: Secret, turns: Turns, rng: random.Random
-    ) -> None:
-        self._client = client
-        self._origin = _origin(first)
-        self._endpoint = str(first.copy_with(query=None)).rpartition("/")[0]
+    def __init__(self, line: "_Line", first: httpx.URL, rng: random.Random) -> None:
+        self._line = line
         self._next: httpx.URL | None = first
         self._seen = {str(first)}
-        self._key = key
-        self._turns = turns
         self._rng = rng
 
-    async def next(self) -> Sequence[_Quote | wire.Undecodable] | None:
+    async def next(self) -> Sequence[PastQuote | wire.Undecodable] | None:
         """The next page; None after the last."""
         if self._next is None:
             return None
         waits = backoff(FIRST_WAIT_SECONDS, MOST_WAIT_SECONDS, self._rng)
         for tried in range(1, TRIES + 1):
             try:
-                head, quotes = await self._ask(self._next)
+                head, quotes = self._line.read(answers.page, await self._line.ask(self._next))
+                self._line.check(head)
                 break
             except RestError as why:
                 if not why.again or tried == TRIES or (why.after or 0) > WAITED_SECONDS:
@@ -206,10 +194,11 @@ class _Pages:
             url = httpx.URL(address)
         except (httpx.InvalidURL, TypeError):
             raise RestError("the address of the next page is no address", again=False) from None
-        if _origin(url) != self._origin or url.userinfo:
+        here = self._line.origin
+        if _origin(url) != here or url.userinfo:
             shown = evidence(f"{url.scheme}://{url.host}")[:SAID]
             raise RestError(
-                f"the next page is said to be at {shown}, not at {self._origin[0]}://{self._origin[1]}: the key is not "
+                f"the next page is said to be at {shown}, not at {here[0]}://{here[1]}: the key is not "
                 f"sent there; if it belongs to Polygon, name it in {VARIABLE}",
                 again=False,
             )
@@ -220,7 +209,19 @@ class _Pages:
         self._seen.add(str(url))
         return url
 
-    async def _ask(self, url: httpx.URL) -> tuple[_Head, Sequence[_Quote | wire.Undecodable]]:
+
+class _Line:
+    """One question after the other, each in its turn and within its time. ``first`` is where they go."""
+
+    def __init__(self, client: httpx.AsyncClient, first: httpx.URL, key: Secret, turns: Turns) -> None:
+        self._client = client
+        self.origin = _origin(first)
+        self._endpoint = str(first.copy_with(query=None)).rpartition("/")[0]
+        self._key = key
+        self._turns = turns
+
+    async def ask(self, url: httpx.URL) -> bytes:
+        """The body of a good answer. Raises RestError."""
         await self._turns.turn()
         try:
             with trio.fail_after(PAGE_SECONDS):
@@ -234,7 +235,15 @@ class _Pages:
             raise self._error(f"the line failed: {why or type(why).__name__}", again=True) from None
         if response.status_code != httpx.codes.OK:
             raise self._refused(response, body)
-        return self._decoded(body)
+        return body
+
+    def read(self, decode: Callable[[bytes], T], body: bytes) -> T:
+        """What is in it. Raises RestError if it can't be read."""
+        try:
+            return decode(body)
+        except ValueError:
+            text = self._clean(body[: 4 * SAID].decode(errors="replace"))[:60]
+            raise self._error(f"the answer can't be read: {text!r}", again=True) from None
 
     def _refused(self, response: httpx.Response, body: bytes) -> RestError:
         code = response.status_code
@@ -254,37 +263,18 @@ class _Pages:
             case _:
                 return self._error(f"the question is refused ({code}{said})", again=False)
 
-    def _decoded(self, body: bytes) -> tuple[_Head, Sequence[_Quote | wire.Undecodable]]:
-        try:
-            page = _page.decode(body)
-        except _UNREADABLE:
-            return self._decoded_by_element(body)
-        self._check(page)
-        return page, page.results or ()
-
-    def _check(self, head: _Head) -> None:
+    def check(self, head: Head) -> None:
+        """Whether it says that it is one. Raises RestError."""
         if head.status not in {"OK", "DELAYED", ""}:
             said = self._clean(f"{head.status} {head.message or head.error}")
             # Seen with status 200 too.
             raise self._error(f"it answers {said}", again=head.status not in {"NOT_AUTHORIZED", "NOT_FOUND"})
 
-    def _decoded_by_element(self, body: bytes) -> tuple[_Head, Sequence[_Quote | wire.Undecodable]]:
-        """By way of the standard library, which reads ``NaN``: a bad element costs itself."""
-        try:
-            answer: Any = json.loads(body)
-            head = msgspec.convert(answer, _Head)
-            results = msgspec.convert(answer.get("results"), list[Any] | None) or []
-        except _UNREADABLE:
-            text = self._clean(body[: 4 * SAID].decode(errors="replace"))[:60]
-            raise self._error(f"the answer can't be read: {text!r}", again=True) from None
-        self._check(head)
-        return head, [_element(each) for each in results]
-
     def _said(self, body: bytes) -> str:
         """What an answer that refuses says for itself, after a comma; nothing if it says nothing that can be read."""
         try:
-            head = msgspec.json.decode(body, type=_Head)
-        except _UNREADABLE:
+            head = answers.head(body)
+        except ValueError:
             return ""
         text = self._clean(head.error or head.message)
         return f", {text!r}" if text else ""
@@ -294,7 +284,7 @@ class _Pages:
         return evidence(" ".join(text.replace(self._key.reveal(), "***").split()))[:SAID]
 
     def _error(self, what: str, *, again: bool, after: float | None = None) -> RestError:
-        return RestError(f"Polygon's REST service at {self._origin[1]}: {what}", again=again, after=after)
+        return RestError(f"Polygon's REST service at {self.origin[1]}: {what}", again=again, after=after)
 
 
 async def _body(response: httpx.Response) -> bytes:
@@ -305,15 +295,6 @@ async def _body(response: httpx.Response) -> bytes:
     if len(body) > PAGE_BYTES:
         raise RestError(f"a page has more than {PAGE_BYTES // 2**20} MiB", again=False)
     return bytes(body)
-
-
-def _element(found: Any) -> _Quote | wire.Undecodable:
-    try:
-        quote = msgspec.convert(found, _Quote)
-        msgspec.json.encode(quote)  # a lone surrogate could go nowhere
-    except _UNREADABLE as why:
-        return wire.Undecodable("bad_field", str(why)[:SAID], json.dumps(found))
-    return quote
 
 
 def _origin(url: httpx.URL) -> tuple[str, str, int | None]:

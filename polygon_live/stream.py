@@ -63,6 +63,7 @@ class Stream:
             turns=Turns(operational.rate_limit_per_second, wall_ms=wall_ms),
             frames=frames_in,
             heard=self._validator.heard,
+            usual=self._validator.usual,
             wall_ms=wall_ms,
             rng=rng,
             dial=dial,

@@ -12,7 +12,8 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 from polygon_live import wire
-from polygon_live.calendar import Sessions
+from polygon_live.calendar import Sessions, trading_day
+from polygon_live.habit import SHORT_MS, Habit, expected_within
 from polygon_live.histogram import DELAY_SECONDS, Histogram
 from polygon_live.model import (
     EVENT_BACKFILL,
@@ -25,7 +26,7 @@ from polygon_live.model import (
     evidence,
 )
 from polygon_live.operational import ALL_PAIRS, Limits
-from polygon_live.quotes import BPS, content_fault, exchange, exchange_fault, mid_of, repeats
+from polygon_live.quotes import BPS, content_fault, exchange, exchange_fault, mid_of, repeats, spread_of
 from polygon_live.status import SymbolSnapshot, ValidatorSnapshot
 
 SKEW_WINDOW: Final = 255
@@ -44,6 +45,7 @@ class _Track:
         "candidate",
         "candidates",
         "denials",
+        "habit",
         "heard",
         "late",
         "mid",
@@ -64,6 +66,7 @@ class _Track:
         self.candidates = 0
         self.tick: Tick | None = None
         self.heard = -math.inf
+        self.habit = Habit()
         self.accepted = self.rejected = self.late = self.suspect = self.refused_in_a_row = 0
 
 
@@ -164,9 +167,23 @@ class Validator:
         track = self._tracks.get(symbol)
         return -math.inf if track is None else track.heard
 
+    def missed(self) -> None:
+        """Nobody listened for a while: what comes next tells nothing of how often a symbol ticks."""
+        for track in self._tracks.values():
+            track.habit.missed(track.newest_ms)
+
+    def usual(self, symbol: str, opened_ms: int) -> float | None:
+        """The longest pause between two ticks of the symbol lately, in seconds; None: it is not known (yet). Its market
+        opened at ``opened_ms`` (Unix ms).
+        """
+        track = self._tracks.get(symbol)
+        now_ms = self._now_ms()
+        return None if track is None else track.habit.usual(now_ms, max(opened_ms, trading_day(now_ms)))
+
     def snapshot(self, sessions: Sessions) -> ValidatorSnapshot:
         """As of now; ``sessions`` tells whose market is open."""
         now_ms = self._now_ms()
+        begun_ms = trading_day(now_ms)
         tracks = self._tracks.values()
         newest = max((t.tick for t in tracks if t.tick is not None), key=lambda tick: tick.seq, default=None)
         return ValidatorSnapshot(
@@ -175,19 +192,7 @@ class Validator:
             last_seq=newest.seq if newest else None,
             last_accepted_ms=newest.received_ms if newest else None,
             skew_ms=statistics.median(self._skews) if self._skews else None,
-            symbols=tuple(
-                SymbolSnapshot(
-                    symbol=t.symbol,
-                    accepted=t.accepted,
-                    rejected=t.rejected,
-                    refused_in_a_row=t.refused_in_a_row,
-                    late=t.late,
-                    suspect=t.suspect,
-                    opened_ms=sessions(t.symbol, now_ms),
-                    last=t.tick,
-                )
-                for t in tracks
-            ),
+            symbols=tuple(_snapshot(t, sessions(t.symbol, now_ms), begun_ms, now_ms) for t in tracks),
             events=self._events,
             delay=self._delay.spread(now_ms / 1000),
         )
@@ -268,6 +273,8 @@ class Validator:
         suspect = reference is not None and abs(mid / reference - 1) * BPS > self._limits.suspect_jump_bps
         late = t < track.newest_ms and not self._denied(track, received_ms)
         if not late:
+            if t - track.newest_ms >= SHORT_MS:
+                track.habit.paused(track.newest_ms, t)
             track.newest_ms = t
             track.denials = 0
             track.mid = mid
@@ -283,6 +290,22 @@ class Validator:
         self.accepted += 1
         self.last_seq += 1
         return self.last_seq
+
+
+def _snapshot(track: _Track, opened_ms: int | None, begun_ms: int, now_ms: int) -> SymbolSnapshot:
+    usual = track.habit.usual(now_ms, max(begun_ms, opened_ms or 0))
+    return SymbolSnapshot(
+        symbol=track.symbol,
+        accepted=track.accepted,
+        rejected=track.rejected,
+        refused_in_a_row=track.refused_in_a_row,
+        late=track.late,
+        suspect=track.suspect,
+        opened_ms=opened_ms,
+        last=track.tick,
+        usual_seconds=usual,
+        expected_seconds=expected_within(usual),
+    )
 
 
 def _symbol(pair: str) -> str:
@@ -306,7 +329,8 @@ def _tick(
 ) -> Tick:
     bid, ask, t = quote.b, quote.a, quote.t
     market = None if quote.x is None else exchange(quote.x)
-    return Tick(symbol, bid, ask, mid, round(ask - bid, 9), t, t, market, *origin, seq, received_ms, late, suspect)
+    spread = spread_of(quote)
+    return Tick(symbol, bid, ask, mid, spread, t, t, market, *origin, seq, received_ms, late, suspect)
 
 
 def _reject(reason: str, detail: str, symbol: str | None, raw: str, received_ms: int) -> Reject:

@@ -1,9 +1,18 @@
 """Which symbols should be ticking and are not, and what to do about each: decided here, done in conversation.py.
 
-A symbol that was asked for must be acknowledged within ``ACK_SECONDS`` and, while its market is open, tick at least
-every ``MUTE_SECONDS``. One that does not is subscribed anew (after an unsubscribe: Polygon never answers a plain
-repeat), then the connection is made anew, once, then it is reported and left: the others go on. A tick undoes it all,
-but for one symbol the connection is not made anew twice an hour: that costs the others more than it may help.
+::
+
+    silent ─► noted ─► subscribed anew ─► the connection made anew, once ─► reported, once
+              beyond what   four times that     ten minutes                    five more
+              is expected
+
+What is expected of a symbol is learnt from its own ticks (habit.py); of one that is not known yet, a tick in
+``MUTE_SECONDS``. Only silence while others tick counts: if nothing comes at all, that is the connection's matter, or
+the market's (silence.py).
+
+A symbol that was asked for must be acknowledged within ``ACK_SECONDS``, or it takes the same steps, ten seconds each.
+To subscribe anew takes an unsubscribe: Polygon never answers a plain repeat. A tick undoes it all, but for one symbol
+the connection is not made anew twice an hour: that costs the others more than it may help.
 
 A symbol that was added while the collector runs may be a typing error: Polygon acknowledges any. It has
 ``ADDED_SECONDS`` for its acknowledgement and its first tick; then it is told, and asked for anew once. Until it has
@@ -13,25 +22,26 @@ All pairs are watched as one symbol, which ticks whenever anything does.
 """
 
 import math
-from collections.abc import Callable, Collection, Iterable
-from typing import Final
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Final, Literal
 
 import attrs
 
 from polygon_live.calendar import Sessions
+from polygon_live.habit import LEAST_SECONDS, MUTE_SECONDS, expected_within, mute_after
+from polygon_live.operational import ALL_PAIRS
+from polygon_live.silence import IDLE_SECONDS
+from polygon_live.status import Stage
 
 ACK_SECONDS: Final = 10.0
-MUTE_SECONDS: Final = 300.0
-"""The longest silence in the real files is 156 s (USDJPY on a New Year's Day); metals are unverified."""
 ADDED_SECONDS: Final = 60.0
 RECONNECT_AGAIN_SECONDS: Final = 3600.0
 LOOK_AGAIN_SECONDS: Final = 60.0
 """Markets open while nobody speaks: look at least this often."""
-IDLE_SECONDS: Final = 30.0
-"""No message for so long: ask for a sign of life, which costs a ping. One pair may be silent for longer on a holiday
-(156 s in the real files)."""
-QUIET_SECONDS: Final = 900.0
-"""A silent connection that may be in order is made anew at most this often."""
+LOOK_SECONDS: Final = 1.0
+"""Of a thousand symbols one is always nearly due: what can wait is not looked at more often."""
+STALL_SECONDS: Final = 2.0
+"""Who asks so much later than he was told to has heard nothing meanwhile, whatever came."""
 
 
 @attrs.frozen
@@ -44,10 +54,12 @@ class Decision:
     added_silent: tuple[str, ...]
     """Added ones whose time is over."""
     ask_again: float
+    noted: Mapping[str, str] = attrs.field(factory=dict)
+    """Symbols whose silence is odd, each with a sentence. It is told once a silence."""
 
     @property
     def silent(self) -> tuple[str, ...]:
-        """All for which there is something to do."""
+        """All that were to tick by now, so that something is to be done."""
         return tuple(dict.fromkeys((*self.resubscribe, *self.reconnect, *self.report, *self.added_silent)))
 
 
@@ -56,6 +68,9 @@ class _Symbol:
     first_asked_at: float = math.inf
     """On this connection."""
     asked_at: float = math.inf
+    silent_from: float = -math.inf
+    """Since when it was silent when it was subscribed anew."""
+    noted_at: float = -math.inf
     resubscribed: bool = False
     reconnected: bool = False
     reconnected_at: float = -math.inf
@@ -68,22 +83,53 @@ class _Symbol:
     def ticked(self) -> None:
         self.resubscribed = self.reconnected = self.reported = self.added = self.told = False
 
+    def next_step(self, now: float) -> Literal["resubscribe", "reconnect", "report"] | None:
+        if not (self.resubscribed or (self.reconnected and not self.added)):
+            return "resubscribe"
+        if self.added:
+            return None
+        if not self.reconnected and now - self.reconnected_at >= RECONNECT_AGAIN_SECONDS:
+            return "reconnect"
+        return None if self.reported else "report"
+
+    def stage(self, heard: float) -> Stage | None:
+        """None: there is nothing to say of it."""
+        if heard < self.asked_at:
+            if self.reported:
+                return "silent"
+            if self.reconnected and not self.added and self.noted_at > heard:
+                return "reconnected"
+            if self.resubscribed and not self.added:
+                return "resubscribed"
+        return "quiet" if self.noted_at > heard else None
+
 
 class SymbolWatch:
     """Lives as long as the feed: whether a reconnect was tried for a symbol outlives the connection.
 
-    ``heard`` tells when a symbol's last event came (caller's clock, -inf for never); ``wall_ms`` is Unix time, for the
-    calendar.
+    ``heard`` tells when a symbol's last event came (caller's clock, -inf for never), of ``ALL_PAIRS`` too;
+    ``last_tick`` when that of any did; ``usual`` is a symbol's longest pause lately in the session that began then
+    (Unix ms; seconds, None: not known); ``wall_ms`` is Unix time, for the calendar.
     """
 
     def __init__(
-        self, symbols: Iterable[str], heard: Callable[[str], float], wall_ms: Callable[[], int], sessions: Sessions
+        self,
+        symbols: Iterable[str],
+        *,
+        heard: Callable[[str], float],
+        last_tick: Callable[[], float],
+        usual: Callable[[str, int], float | None],
+        wall_ms: Callable[[], int],
+        sessions: Sessions,
     ) -> None:
         self._symbols = {s: _Symbol() for s in symbols}
         self._heard = heard
+        self._last_tick = last_tick
+        self._usual = usual
         self._wall_ms = wall_ms
         self._sessions = sessions
-        self._silence_tried = -math.inf
+        self._ask_again = math.inf
+        self._stalled_at = -math.inf
 
     def want(self, symbols: Iterable[str]) -> list[str]:
         """Watch these and no others; those that are new here."""
@@ -93,6 +139,7 @@ class SymbolWatch:
 
     def connected(self) -> None:
         """A new connection: nothing has been asked of it yet."""
+        self._ask_again = math.inf
         for symbol, state in self._symbols.items():
             if self._heard(symbol) > state.asked_at:
                 state.ticked()
@@ -107,42 +154,75 @@ class SymbolWatch:
 
     def reconnecting(self, now: float) -> None:
         """The connection is being made anew because nothing came: it counts for every symbol."""
-        self._silence_tried = now
         for state in self._symbols.values():
             state.reconnected, state.reconnected_at = True, now
 
     def decide(self, acknowledged: Collection[str], now: float) -> Decision:
         """What is due at ``now``. Taking the decision counts as carrying it out."""
         wall_ms = self._wall_ms()
+        if now > self._ask_again + STALL_SECONDS:
+            self._stalled_at = now
         resubscribe, reconnect, report, added_silent = [], [], [], []
+        noted: dict[str, str] = {}
         ask_again = now + LOOK_AGAIN_SECONDS
         for symbol, state in self._symbols.items():
-            due, over = self._due(symbol, state, acknowledged=symbol in acknowledged, now=now, wall_ms=wall_ms)
+            since = self._silent_since(symbol, state, now, wall_ms)
+            due, over = self._due(symbol, state, since, acknowledged=symbol in acknowledged, now=now, wall_ms=wall_ms)
+            odd = self._odd_at(symbol, state, since, now)
+            if odd <= now:
+                state.noted_at = now
+                noted[symbol] = self._sentence(symbol, since, now)
+            ask_again = min(ask_again, max(odd, now + LOOK_SECONDS))
             if due > now:
                 ask_again = min(ask_again, due)
                 continue
             if over:
                 state.told = True
                 added_silent.append(symbol)
-            if not (state.resubscribed or (state.reconnected and not state.added)):
-                state.resubscribed = True
-                state.asked_at = now
-                resubscribe.append(symbol)
-                ask_again = min(ask_again, now + ACK_SECONDS)
-            elif state.added:
-                pass
-            elif not state.reconnected and now - state.reconnected_at >= RECONNECT_AGAIN_SECONDS:
-                reconnect.append(symbol)
-            elif not state.reported:
-                state.reported = True
-                report.append(symbol)
+            match state.next_step(now):
+                case "resubscribe":
+                    state.resubscribed = True
+                    state.silent_from, state.asked_at = since, now
+                    resubscribe.append(symbol)
+                    ask_again = min(ask_again, now + ACK_SECONDS)
+                case "reconnect":
+                    reconnect.append(symbol)
+                case "report":
+                    state.reported = True
+                    report.append(symbol)
         for symbol in reconnect:
             self._symbols[symbol].reconnected, self._symbols[symbol].reconnected_at = True, now
-        return Decision(tuple(resubscribe), tuple(reconnect), tuple(report), tuple(added_silent), ask_again)
+        self._ask_again = ask_again
+        return Decision(tuple(resubscribe), tuple(reconnect), tuple(report), tuple(added_silent), ask_again, noted)
+
+    def odd(self, silent_from: float, now: float) -> bool | None:
+        """Whether a tick should have come by now, of any symbol. None: the market is closed.
+
+        A market that has just opened may be slow, and a holiday's thin one too, if that was learnt. As long as it is
+        not, of several symbols together a tick is expected sooner than of one.
+        """
+        wall_ms = self._wall_ms()
+        opened = {s: at for s in self._symbols if (at := self._opened(s, now, wall_ms)) != math.inf}
+        if not opened:
+            return None
+        bound = IDLE_SECONDS
+        if self._last_tick() != -math.inf and ALL_PAIRS not in opened:
+            expected = min(expected_within(self._usual_of(symbol)) for symbol in opened)
+            bound = max(bound, min(expected, MUTE_SECONDS / len(opened)))
+        return now >= max(silent_from + bound, min(opened.values()) + MUTE_SECONDS)
+
+    def stages(self) -> dict[str, Stage]:
+        """Of all for which there is something to say."""
+        found = {symbol: state.stage(self._heard(symbol)) for symbol, state in self._symbols.items()}
+        return {symbol: stage for symbol, stage in found.items() if stage is not None}
 
     def silent(self) -> tuple[str, ...]:
         """Symbols that were reported and have not ticked since."""
         return self._mute(lambda state: state.reported)
+
+    def most_silent(self) -> bool:
+        """Whether that is more than half of all."""
+        return 2 * len(self.silent()) > len(self._symbols)
 
     def added(self) -> tuple[str, ...]:
         """Added ones that have not ticked yet and still have time."""
@@ -152,31 +232,63 @@ class SymbolWatch:
         """Added ones whose time is over and that have not ticked since."""
         return self._mute(lambda state: state.told)
 
-    def may_be_silent(self, now: float, *, alive: bool) -> bool:
-        """Whether to leave a silent connection as it is; ``alive``: it answers pings. Making it anew was tried lately:
-        then an unlisted holiday, a thin market, or a server that never pongs, must not cause a storm. A market that has
-        just opened may be slow.
-        """
-        now_ms = self._wall_ms()
-        opened = [at for s in self._symbols if (at := self._sessions(s, now_ms)) is not None]
-        expected = bool(opened) and now_ms - min(opened) >= IDLE_SECONDS * 1000
-        if alive and not expected:
-            return True
-        return (alive or not expected) and now - self._silence_tried < QUIET_SECONDS
-
     def _mute(self, meant: Callable[[_Symbol], bool]) -> tuple[str, ...]:
         return tuple(s for s, state in self._symbols.items() if meant(state) and self._heard(s) < state.asked_at)
 
-    def _due(self, symbol: str, state: _Symbol, *, acknowledged: bool, now: float, wall_ms: int) -> tuple[float, bool]:
+    def _silent_since(self, symbol: str, state: _Symbol, now: float, wall_ms: int) -> float:
+        """Since when its silence counts; never, while its market is closed."""
+        since = max(self._heard(symbol), state.asked_at, self._stalled_at)
+        if since > now - LEAST_SECONDS:  # what the calendar costs is spent on those only that are silent
+            return since
+        return max(since, self._opened(symbol, now, wall_ms))
+
+    def _due(
+        self, symbol: str, state: _Symbol, since: float, *, acknowledged: bool, now: float, wall_ms: int
+    ) -> tuple[float, bool]:
         """When there is something to do, and whether it is that an added symbol's time is over."""
-        heard = self._heard(symbol)
-        if heard > state.asked_at:  # a tick proves the subscription, whatever was acknowledged
+        if self._heard(symbol) > state.asked_at:  # a tick proves the subscription, whatever was acknowledged
             state.ticked()
         elif state.added:
             return self._added_due(symbol, state, acknowledged=acknowledged, now=now, wall_ms=wall_ms)
         elif not acknowledged:
             return state.asked_at + ACK_SECONDS, False
-        return max(heard, state.asked_at, self._opened(symbol, now, wall_ms)) + MUTE_SECONDS, False
+        if since > now - LEAST_SECONDS:
+            return since + LEAST_SECONDS, False
+        if state.reported:
+            due = math.inf if state.reconnected else state.reconnected_at + RECONNECT_AGAIN_SECONDS
+        elif state.reconnected:
+            due = since + MUTE_SECONDS
+        elif state.resubscribed:
+            due = max(since + MUTE_SECONDS, state.silent_from + 2 * MUTE_SECONDS)
+        else:
+            due = since + mute_after(expected_within(self._usual_of(symbol)))
+        return self._while_others_tick(due, now), False
+
+    def _odd_at(self, symbol: str, state: _Symbol, since: float, now: float) -> float:
+        """When its silence is to be noted; never, if it was."""
+        if state.added or state.noted_at > self._heard(symbol):
+            return math.inf
+        if since > now - LEAST_SECONDS:
+            return since + LEAST_SECONDS
+        return self._while_others_tick(since + expected_within(self._usual_of(symbol)), now)
+
+    def _while_others_tick(self, due: float, now: float) -> float:
+        """The same, but for a silence that nobody has broken since it became due: look again, ever less often."""
+        last_tick = self._last_tick()
+        if due > now or due <= last_tick:
+            return due
+        return now + min(max(LOOK_SECONDS, (now - last_tick) / 2), LOOK_AGAIN_SECONDS)
+
+    def _usual_of(self, symbol: str) -> float | None:
+        if self._symbols[symbol].asked_at - self._heard(symbol) >= MUTE_SECONDS:
+            return None  # nobody listened for so long that it says nothing of now
+        opened_ms = self._sessions(symbol, self._wall_ms())
+        return None if opened_ms is None else self._usual(symbol, opened_ms)
+
+    def _sentence(self, symbol: str, since: float, now: float) -> str:
+        usual = self._usual_of(symbol)
+        lately = "" if usual is None else f", lately never for more than {usual:.0f} s"
+        return f"silent for {now - since:.0f} s{lately}"
 
     def _added_due(
         self, symbol: str, state: _Symbol, *, acknowledged: bool, now: float, wall_ms: int

@@ -3,7 +3,7 @@
 import math
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import trio
@@ -17,7 +17,7 @@ from polygon_live.feed import Feed
 from polygon_live.frames import open_frames, parted
 from polygon_live.limits import Turns
 from polygon_live.model import Interruption, Reject, Tick, pair_of
-from polygon_live.operational import Limits, Operational
+from polygon_live.operational import ALL_PAIRS, Limits, Operational
 from polygon_live.standin import Connection, StandIn
 from polygon_live.validate import Validator
 
@@ -51,6 +51,7 @@ class World:
         frames_max: int = 2**20,
         reconnect_delay: float = 5.0,
         per_second: float = 5.0,
+        market: Callable[[], Awaitable[str]] | None = None,
     ) -> None:
         self.standin = standin
         self.began = trio.current_time()
@@ -65,7 +66,9 @@ class World:
             reconnect_delay=reconnect_delay,
             turns=self.turns,
             frames=frames_in,
-            heard=lambda symbol: self._heard.get(symbol, -math.inf),
+            heard=self._last_heard,
+            usual=self.validator.usual,
+            market=market,
             wall_ms=self.wall_ms,
             rng=Upper(),
             dial=dial,
@@ -78,6 +81,11 @@ class World:
         """Everything in its order."""
         self.quotes: Counter[str] = Counter()
         """How many came of each pair, whatever the validator makes of them: it knows the symbols of the beginning."""
+
+    def _last_heard(self, symbol: str) -> float:
+        if symbol == ALL_PAIRS:
+            return max(self._heard.values(), default=-math.inf)
+        return self._heard.get(symbol, -math.inf)
 
     def wall_ms(self) -> int:
         return self._starts_ms + round(self.now * 1000)
@@ -113,6 +121,8 @@ class World:
                 return
             for part in parted(heard):
                 if isinstance(part, Interruption):
+                    if part.cause != "mute":
+                        self.validator.missed()
                     self.heard.append(part)
                     continue
                 quotes = [e for frame in part for e in wire.decode(frame.data) if isinstance(e, wire.Quote)]

@@ -125,7 +125,7 @@ async def test_half_open_is_seen_ten_seconds_after_the_unanswered_ping(autojump_
         assert world.state == "closing"  # with a goodbye that nobody answers
         await world.until(61)
         assert world.feed.snapshot().endings == {"silent": 1}
-        assert "answers no ping: no message for 40 s" in str(world.feed.snapshot().last_error)
+        assert "answers no ping: no quote for 40 s" in str(world.feed.snapshot().last_error)
 
 
 async def test_an_interruption_is_told_as_soon_as_the_connection_is_given_up(autojump_clock: MockClock) -> None:
@@ -314,12 +314,12 @@ async def test_one_acknowledged_and_mute_symbol_goes_the_same_way_and_comes_back
     async with feeding(standin) as world, trio.open_nursery() as nursery:
         first = await world.subscribed()
         nursery.start_soon(world.stream, 5000)
-        await world.until(301)
+        await world.until(303)  # silence counts while others tick: at the next look after one
         assert [r.action for r in first.requests[2:]] == ["unsubscribe", "subscribe"]
         assert world.interruptions == [
             Interruption("mute", "no acknowledgement, or no tick in market hours", ("XAUUSD",))
         ]
-        await world.until(601)
+        await world.until(606)
         assert "or no tick in market hours, for XAUUSD" in str(world.feed.snapshot().last_error)
         await world.until(3000)
         assert len(world.dialled) == 2

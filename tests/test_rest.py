@@ -11,7 +11,7 @@ from polygon_live.errors import RestError
 from polygon_live.limits import Turns
 from polygon_live.rest import Rest
 from polygon_live.standin.http import Answer, Fault
-from polygon_live.standin.rest import FAULTS
+from polygon_live.standin.rest import FAULTS, MARKET_FAULTS
 from polygon_live.wire import Quote, Undecodable
 from tests.feeding import Upper
 from tests.resting import KEY, URL, RestWorld, resting
@@ -256,3 +256,24 @@ async def test_too_many_requests_are_a_violation_and_nothing_else_is(autojump_cl
         assert len(await world.all("EURUSD", NOON_S, NOON_S)) == 1
         assert world.turns.snapshot().violations == {f"{URL}/v3/quotes": 2}
         assert KEY not in str(world.turns.snapshot())
+
+
+@pytest.mark.parametrize("word", ["open", "closed"])
+async def test_the_market_is_asked_for_in_turn(autojump_clock: Clock, word: str) -> None:
+    async with resting() as world:
+        world.standin.fx = word
+        assert await world.rest.market() == word
+    (asked,) = world.standin.asked
+    assert (asked.path, asked.authorization) == ("/v1/marketstatus/now", f"Bearer {KEY}")
+    assert world.turns.snapshot().taken == 1
+
+
+@pytest.mark.parametrize("name", MARKET_FAULTS)
+async def test_after_each_fault_it_is_not_known_whether_the_market_is_open(autojump_clock: Clock, name: str) -> None:
+    async with resting() as world:
+        world.standin.fault = MARKET_FAULTS[name]
+        with pytest.raises(RestError) as caught:
+            await world.rest.market()
+    assert KEY not in str(caught.value)
+    assert caught.value.again == (name not in {"unknown-key", "not-authorized", "not-authorized-200"})
+    assert len(world.standin.asked) == 1, "who asks may ask again"

@@ -3,13 +3,12 @@
 import math
 from itertools import pairwise
 
-from polygon_live.calendar import always_open, open_since
+from polygon_live.calendar import Sessions, always_open, open_since
+from polygon_live.habit import MUTE_SECONDS
 from polygon_live.watch import (
     ACK_SECONDS,
     ADDED_SECONDS,
     LOOK_AGAIN_SECONDS,
-    MUTE_SECONDS,
-    QUIET_SECONDS,
     Decision,
     SymbolWatch,
 )
@@ -19,21 +18,37 @@ BOTH = {"EURUSD", "XAUUSD"}
 
 
 class World:
-    def __init__(self, sessions: object = always_open) -> None:
+    def __init__(self, sessions: Sessions = always_open) -> None:
         self.now = 0.0
+        self.again = math.inf
         self.heard = dict.fromkeys(("EURUSD", "XAUUSD"), -math.inf)
+        self.usual: dict[str, float] = {}
         self.watch = SymbolWatch(
             self.heard,
-            self.heard.__getitem__,
-            lambda: SATURDAY_MS + round(self.now * 1000),
-            sessions,  # type: ignore[arg-type]
+            heard=self.heard.__getitem__,
+            last_tick=lambda: max(self.heard.values()),
+            usual=lambda symbol, _opened_ms: self.usual.get(symbol),
+            wall_ms=lambda: SATURDAY_MS + round(self.now * 1000),
+            sessions=sessions,
         )
 
     def at(self, now: float, acknowledged: set[str] = BOTH) -> Decision:
+        """Ask as often as the watch wants to be asked, the last time at ``now``; nothing may be due before."""
+        while self.again < now:
+            self.now = self.again
+            self.again = self._decide(acknowledged).ask_again
         self.now = now
-        return self.watch.decide(acknowledged, now)
+        decision = self.watch.decide(acknowledged, now)
+        self.again = decision.ask_again
+        return decision
+
+    def _decide(self, acknowledged: set[str]) -> Decision:
+        decision = self.watch.decide(acknowledged, self.now)
+        assert nothing(decision), f"at {self.now}: {decision}"
+        return decision
 
     def subscribed(self, now: float) -> None:
+        self.again = math.inf
         self.watch.connected()
         self.watch.asked(list(self.heard), now)
 
@@ -71,10 +86,10 @@ def test_acknowledged_and_mute_takes_the_same_steps() -> None:
         assert nothing(world.at(now))
     world.tick("EURUSD", 305.0)
     assert world.at(5.0 + MUTE_SECONDS).resubscribe == ("XAUUSD",)
-    world.tick("EURUSD", 600.0)
+    world.tick("EURUSD", 605.0)
     assert world.at(305.0 + MUTE_SECONDS).reconnect == ("XAUUSD",)
     world.subscribed(610.0)
-    world.tick("EURUSD", 900.0)
+    world.tick("EURUSD", 910.0)
     assert world.at(610.0 + MUTE_SECONDS).report == ("XAUUSD",)
 
 
@@ -89,7 +104,7 @@ def test_a_tick_undoes_it_all() -> None:
     world.tick("XAUUSD", 50.0)
     assert world.watch.silent() == ()
     assert nothing(world.at(51.0, {"EURUSD"})), "a tick proves the subscription, whatever was acknowledged"
-    world.tick("EURUSD", 349.0)
+    world.tick("EURUSD", 350.0)
     assert world.at(350.0).resubscribe == ("XAUUSD",), "from the beginning"
 
 
@@ -119,6 +134,7 @@ def test_a_closed_market_is_silent_for_good_reason_and_its_opening_starts_the_cl
     assert decision.ask_again == 30_000.0 + LOOK_AGAIN_SECONDS
     opening = (open_since("EURUSD", SATURDAY_MS + 3 * 86_400_000) or 0) / 1000 - SATURDAY_MS / 1000
     assert nothing(world.at(opening + MUTE_SECONDS - 1))
+    world.tick("XAUUSD", opening + MUTE_SECONDS)
     assert world.at(opening + MUTE_SECONDS).resubscribe == ("EURUSD",)
 
 
@@ -127,7 +143,8 @@ def test_a_reconnect_for_silence_counts_for_every_symbol() -> None:
     world.subscribed(0.0)
     world.watch.reconnecting(35.0)
     world.subscribed(40.0)
-    assert world.at(40.0 + MUTE_SECONDS).report == ("EURUSD", "XAUUSD")
+    world.tick("EURUSD", 40.0 + MUTE_SECONDS)
+    assert world.at(40.0 + MUTE_SECONDS).report == ("XAUUSD",)
 
 
 def test_an_added_symbol_has_its_time_and_is_told_once_and_never_reconnected_for() -> None:
@@ -213,15 +230,3 @@ def test_one_that_is_no_longer_wanted_is_no_longer_watched() -> None:
     world.watch.asked(["XAUUSD"], 50.0)
     assert world.watch.want(BOTH) == ["XAUUSD"]
     assert world.watch.added() == ("XAUUSD",), "from the beginning"
-
-
-def test_a_silent_connection_may_be_in_order() -> None:
-    world = World()
-    assert not world.watch.may_be_silent(100.0, alive=True)
-    world.watch.reconnecting(100.0)
-    assert world.watch.may_be_silent(100.0 + QUIET_SECONDS - 1, alive=True)
-    assert not world.watch.may_be_silent(100.0 + QUIET_SECONDS - 1, alive=False)
-    assert not world.watch.may_be_silent(100.0 + QUIET_SECONDS, alive=True)
-    closed = World(open_since)
-    assert closed.watch.may_be_silent(100.0, alive=True)
-    assert not closed.watch.may_be_silent(100.0, alive=False), "once: it may be half-open"

@@ -8,9 +8,9 @@ from polygon_live.check.market import Market
 from polygon_live.engines.kafka import TOPIC
 from polygon_live.engines.postgres import Looked
 from polygon_live.gap import instant_text
+from polygon_live.habit import MUTE_SECONDS
 from polygon_live.health import STREAM_QUIET_SECONDS
 from polygon_live.status import State
-from polygon_live.watch import MUTE_SECONDS
 
 TABLE: Final = "ticks flow into market_ticks"
 NATS: Final = "NATS publishing"
@@ -59,17 +59,17 @@ def symbols(found: Looked | None, why: str | None, market: Market, now_ms: int) 
         told = f"all pairs are collected, and {len(fresh)} had ticks in the last {MUTE_SECONDS / 60:g} min"
         return holds(SYMBOLS, told) if fresh else fails(SYMBOLS, told, "see connection and table")
     due = market.open_for(MUTE_SECONDS, now_ms)
-    quiet = [s for s in due if now_ms - newest.get(s, 0) > MUTE_SECONDS * 1000]
+    quiet = [s for s in due if now_ms - newest.get(s, 0) > market.due_after(s) * 1000]
     rest = len(market.opened) - len(due)
     others = f"; of {rest} no ticks are due: {_some(market.closed)} closed" if market.closed else ""
     others = others or (f"; {rest} opened just now" if rest else "")
     facts = {"due": due, "missing": quiet, "closed": market.closed}
     if not due:
         return not_applicable(SYMBOLS, f"{CLOSED}{others}", **facts)
-    told = f"{len(due) - len(quiet)} of {len(due)} had ticks in the last {MUTE_SECONDS / 60:g} min{others}"
+    told = f"{len(due) - len(quiet)} of {len(due)} had ticks in the time in which each is due{others}"
     if not quiet:
         return holds(SYMBOLS, told, **facts)
-    ages = [f"{s} ({_age(newest.get(s), now_ms)})" for s in quiet[:SHOWN]]
+    ages = [f"{s} ({_age(newest.get(s), now_ms)}, due within {market.due_after(s):.0f} s)" for s in quiet[:SHOWN]]
     more = f" and {len(quiet) - SHOWN} more" if len(quiet) > SHOWN else ""
     todo = (
         "see that it is spelt right in symbols (polygon-live config show), that the key's plan has it, and whether it "

@@ -1,19 +1,16 @@
 """One row of the page's table: what the evidence says of a symbol, in one word and, if need be, a sentence."""
 
 from collections.abc import Iterator
-from typing import Final, Literal
+from typing import Literal
 
 import msgspec
 
 from polygon_live.gap import EVERY_SYMBOL
-from polygon_live.health import REFUSED_ALARM
+from polygon_live.health import REFUSED_ALARM, silence
 from polygon_live.model import is_metal
+from polygon_live.operational import ALL_PAIRS
 from polygon_live.page.memory import Pace
-from polygon_live.status import State, SymbolSnapshot
-from polygon_live.watch import MUTE_SECONDS
-
-QUIET_MS: Final = 30_000
-"""No tick for so long, though the market is open: not alarming, and worth a word."""
+from polygon_live.status import FeedSnapshot, State, SymbolSnapshot
 
 Word = Literal["streaming", "quiet", "mute", "closed", "rejected", "backfilling"]
 
@@ -82,18 +79,36 @@ def _judged(state: State, symbol: SymbolSnapshot, *, being_filled: bool) -> tupl
         return "closed", ""
     if symbol.refused_in_a_row >= REFUSED_ALARM:
         return "rejected", f"its last {symbol.refused_in_a_row} events were all rejected"
-    if symbol.symbol in feed.silent:
-        return "mute", "no tick in market hours, after resubscribing and reconnecting"
-    if symbol.symbol in feed.added_silent:
-        return "mute", "it was added and has not ticked: is it a pair that Polygon has?"
-    if feed.state not in {"streaming", "off"}:
-        return "mute", f"not connected: {feed.state}"
-    since = max(symbol.last.received_ms if symbol.last else 0, symbol.opened_ms, feed.connected_since_ms or 0)
-    silent_ms = state.at_ms - since
-    if silent_ms > MUTE_SECONDS * 1000:
-        return "mute", "no tick in market hours"
+    if mute := _mute(feed, symbol.symbol):
+        return "mute", mute
     if being_filled:
         return "backfilling", "what was not received is being fetched"
-    if silent_ms > QUIET_MS or symbol.last is None:
-        return "quiet", "no tick yet" if symbol.last is None else ""
+    if feed.hush != "none":
+        return "quiet", "nothing comes of any symbol" + (": a holiday?" if feed.hush == "quiet" else "")
+    return _by_itself(state, symbol)
+
+
+def _mute(feed: FeedSnapshot, symbol: str) -> str:
+    """Why nothing helped; nothing, if that is not so."""
+    if symbol in feed.silent:
+        return "no tick in market hours, after resubscribing and reconnecting"
+    if symbol in feed.added_silent:
+        return "it was added and has not ticked: is it a pair that Polygon has?"
+    if feed.state not in {"streaming", "off"} and feed.hush != "quiet":
+        return f"not connected: {feed.state}"
+    return "nothing comes of any symbol, and Polygon says that the market is open" if feed.hush == "alarm" else ""
+
+
+def _by_itself(state: State, symbol: SymbolSnapshot) -> tuple[Word, str]:
+    """While others tick, as the feed judges it."""
+    stage = state.feed.stages.get(symbol.symbol)
+    if stage == "reconnected":
+        return "mute", f"{silence(symbol, state.at_ms)}; the connection was made anew"
+    if stage is not None:
+        return "quiet", silence(symbol, state.at_ms) + ("; subscribed anew" if stage == "resubscribed" else "")
+    if symbol.last is None:
+        return "quiet", "no tick yet"
+    silent_ms = state.at_ms - symbol.last.received_ms
+    if ALL_PAIRS in state.feed.acknowledged and silent_ms > symbol.expected_seconds * 1000:
+        return "quiet", silence(symbol, state.at_ms)  # of all pairs none is watched by itself
     return "streaming", ""

@@ -9,8 +9,8 @@ from typing import Final
 import msgspec
 
 from polygon_live import wire
-from polygon_live.dial import MAX_MESSAGE
 from polygon_live.standin.connection import Connection
+from polygon_live.websocket import MAX_MESSAGE
 from polygon_live.wire import Quote
 
 HOUR_MS: Final = 3_600_000

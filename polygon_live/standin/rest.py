@@ -1,4 +1,6 @@
-"""The stand-in's REST service: past quotes in pages, with everything that Polygon's can do wrong."""
+"""The stand-in's REST service: past quotes in pages, and whether the market is open, with everything that Polygon's can
+do wrong.
+"""
 
 import base64
 from collections.abc import Mapping
@@ -14,6 +16,7 @@ DEFAULT_LIMIT: Final = 1000
 MOST: Final = 50_000
 FAR_FUTURE_NS: Final = 2**63
 _PATH: Final = "/v3/quotes/"
+_MARKET: Final = "/v1/marketstatus/now"
 
 
 def _absent(content: dict[str, Any], _asked: Asked) -> None:
@@ -75,6 +78,15 @@ FAULTS: Final[Mapping[str, Fault]] = {
 }
 """By name, as it is said in tests and to ``simulate``."""
 
+MARKET_FAULTS: Final[Mapping[str, Fault]] = {
+    **{name: FAULTS[name] for name in ("unknown-key", "not-authorized", "not-authorized-200", "too-many")},
+    **{name: FAULTS[name] for name in ("unavailable", "garbage", "slow", "cut")},
+    "extended-hours": changed(lambda content, _asked: content["currencies"].update(fx="extended-hours")),
+    "no-currencies": changed(lambda content, _asked: content.pop("currencies")),
+    "no-word": changed(lambda content, _asked: content["currencies"].update(fx=None)),
+}
+"""The same of the question whether the market is open: after each of them that is not known."""
+
 
 class RestStandIn(HttpStandIn):
     """The account's other door."""
@@ -87,12 +99,17 @@ class RestStandIn(HttpStandIn):
         self._key = key
         self._empty_as_list = empty_as_list
         self._largest_page = largest_page
+        self.fx = "open"
+        """What it says of the currency market: ``open`` or ``closed``."""
 
     async def right(self, asked: Asked) -> Answer:
-        """A page, if the key and the path are right."""
+        """A page, or the market's state, if the key and the path are right."""
         if asked.authorization != f"Bearer {self._key}":
             return saying(401, UNKNOWN_KEY)
         parts = urlsplit(asked.target)
+        if parts.path == _MARKET:
+            currencies = {"crypto": "open", "fx": self.fx}
+            return saying(200, {"currencies": currencies, "market": "open", "serverTime": "2026-06-02T08:00:00-04:00"})
         pair = _pair(parts.path.removeprefix(_PATH)) if parts.path.startswith(_PATH) else None
         if pair is None:
             return saying(404, {"status": "NOT_FOUND", "message": "Not found."})

@@ -8,7 +8,6 @@ from typing import Final
 
 import trio
 from trio.testing import memory_stream_pair
-from trio_websocket import WebSocketConnection
 
 from polygon_live import wire
 from polygon_live.dial import Dial, websocket_over
@@ -17,6 +16,7 @@ from polygon_live.standin.connection import Connection
 from polygon_live.standin.history import History
 from polygon_live.standin.market import Step
 from polygon_live.standin.script import Script
+from polygon_live.websocket import WebSocket
 
 PATH: Final = "/forex"
 REMEMBERED: Final = 100
@@ -67,7 +67,7 @@ class StandIn:
             nursery.cancel_scope.cancel()
 
     @asynccontextmanager
-    async def _dial(self, servers: trio.Nursery, url: str) -> AsyncIterator[WebSocketConnection]:
+    async def _dial(self, servers: trio.Nursery, url: str) -> AsyncIterator[WebSocket]:
         self.dialled.append((trio.current_time(), url))
         self._changed()
         if url in self.unreachable:
