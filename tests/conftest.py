@@ -2,7 +2,9 @@
 
 import os
 import random
+import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 
@@ -11,13 +13,30 @@ import pytest
 import structlog
 from psycopg import sql
 
+from polygon_live.calendar import SATURDAY
 from polygon_live.embedded import Broker, Nats, Postgres
-from tests import hypertables, servers
+from tests import hypertables, servers, writers
 from tests.engines.timescale import Timescale
 from tests.journaling import in_memory
 from tests.place import Place
 
 collect_ignore = [] if "server" in hypertables.places("timescale") else ["test_hypertable_server.py"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--saturday", action="store_true", help="set this process's clock to the next Saturday")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--saturday"):
+        _move_the_clock((SATURDAY - datetime.now(UTC).weekday()) % 7 * 86_400)
+
+
+def _move_the_clock(seconds: int) -> None:
+    """Only Unix time, and only here: other processes keep theirs. libfaketime stops what the tests start."""
+    time_ns, now = time.time_ns, time.time
+    time.time_ns = lambda: time_ns() + seconds * 1_000_000_000
+    time.time = lambda: now() + seconds
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -165,6 +184,13 @@ def nats_server(own_nats: Callable[..., Nats]) -> Nats:
 def broker(own_broker: Callable[..., Broker]) -> Broker:
     """A broker of this test's own, without topics."""
     return own_broker()
+
+
+@pytest.fixture(params=[writers.PYTHON, writers.CONFLUENT])
+def either(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The library that writes to Kafka: the test is done with each."""
+    monkeypatch.setenv(writers.VARIABLE, request.param)
+    return str(request.param)
 
 
 @pytest.fixture
