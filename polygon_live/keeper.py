@@ -13,7 +13,7 @@ import attrs
 import structlog
 import trio
 
-from polygon_live.calling import Call
+from polygon_live.calling import CountedCall
 from polygon_live.entries import Entries
 from polygon_live.errors import JournalError
 from polygon_live.gap import EVERY_SYMBOL, SETTLED, UNSETTLED, Gap
@@ -43,7 +43,7 @@ class Keeper:
     def __init__(
         self,
         journal: Journal,
-        call: Call,
+        call: CountedCall,
         *,
         sync_seconds: float,
         wall_ms: Callable[[], int],
@@ -91,9 +91,7 @@ class Keeper:
         done = await self._write("append", partial(self._append, batch))
         if done:
             self._appended += len(batch)
-            for tick in batch.ticks:
-                if self._is_newest(tick):
-                    self._newest[tick.symbol] = Newest(tick.timestamp_ms, tick.seq)
+            self._newest.update({s: Newest(t.timestamp_ms, t.seq) for s, t in self._newer(batch.ticks).items()})
             if self._sync_seconds == 0:
                 self._durable = dict(self._newest)
             await self._enter_missed()
@@ -101,14 +99,18 @@ class Keeper:
             self._missed(batch)
         return done
 
-    def _is_newest(self, tick: Tick) -> bool:
-        """After a start nobody knows that an old one is late. One far ahead of the clock is doubted: it would hide what
-        is missed until then.
+    def _newer(self, ticks: Sequence[Tick]) -> Mapping[str, Tick]:
+        """Which of them is its symbol's newest now. After a start nobody knows that an old one is late. One far ahead
+        of the clock is doubted: it would hide what is missed until then.
         """
-        if tick.late or tick.event_type != EVENT_QUOTE:
-            return False
-        known = self._newest.get(tick.symbol)
-        return known is None or not tick.timestamp_ms < known.timestamp_ms <= tick.received_ms + AHEAD_MS
+        newer: dict[str, Tick] = {}
+        for tick in ticks:
+            if tick.late or tick.event_type != EVENT_QUOTE:
+                continue
+            known = newer.get(tick.symbol) or self._newest.get(tick.symbol)
+            if known is None or not tick.timestamp_ms < known.timestamp_ms <= tick.received_ms + AHEAD_MS:
+                newer[tick.symbol] = tick
+        return newer
 
     def _append(self, batch: Batch) -> None:
         self._journal.append(batch)
@@ -221,6 +223,10 @@ class Keeper:
     async def is_settled(self, gap: int) -> bool:
         """Whether this entry of the ledger has come to its end. Raises JournalError."""
         return gap not in {g.id for g in await self._ask(lambda: self._journal.ledger.gaps(states=UNSETTLED))}
+
+    async def ask(self, work: Callable[[Journal], T]) -> T:
+        """Something of the journal, in its thread. Raises JournalError, also if no answer comes."""
+        return await self._ask(partial(work, self._journal))
 
     async def _ask(self, work: Callable[[], T]) -> T:
         """Raises JournalError, also if no answer comes."""

@@ -23,9 +23,10 @@ import trio
 
 from polygon_live import wire
 from polygon_live.backlog import Backlog
+from polygon_live.blocks import Blocks
 from polygon_live.books import PumpBooks
 from polygon_live.calendar import Sessions, Stretches
-from polygon_live.calling import Call
+from polygon_live.calling import CountedCall
 from polygon_live.channels import WeightedReceiver
 from polygon_live.config import Secret
 from polygon_live.dial import Dial
@@ -48,7 +49,6 @@ from polygon_live.validate import Validator
 
 JUDGED_AT_ONCE: Final = 256 * 1024
 """Characters of frames, about 3,000 ticks: some 10 ms in which nothing else runs."""
-
 FAULT_GRACE_SECONDS: Final = 5.0
 """How long a bug leaves for delivering what was accepted before it."""
 
@@ -57,13 +57,14 @@ log = structlog.get_logger()
 
 @attrs.frozen(kw_only=True)
 class Upstream:
-    """The way to Polygon."""
+    """The way to Polygon. ``market``: as ``Feed`` has it."""
 
     urls: Sequence[str]
     key: Secret
     dial: Dial
     turns: Turns
     frames_max_bytes: int
+    market: Callable[[], Awaitable[str]] | None = None
 
 
 @attrs.frozen
@@ -83,7 +84,7 @@ class Pipeline:
         self,
         *,
         journal: Journal,
-        call: Call,
+        call: CountedCall,
         sinks: Sequence[Sink],
         operational: Operational,
         upstream: Upstream | None,
@@ -103,9 +104,9 @@ class Pipeline:
         self._closed = False
         self._frames: WeightedReceiver[Heard] | None = None
         self._last = journal.tail
-        """The last ``seq`` that was accepted."""
         ledger = journal.ledger
         self.rejects = RejectBook()
+        self.blocks = Blocks()
         self.validator = Validator(
             operational.symbols,
             operational.limits,
@@ -160,6 +161,8 @@ class Pipeline:
                 turns=upstream.turns,
                 frames=frames_in,
                 heard=self.validator.heard,
+                usual=self.validator.usual,
+                market=upstream.market,
                 wall_ms=wall_ms,
                 rng=rng,
                 dial=upstream.dial,
@@ -275,8 +278,8 @@ class Pipeline:
         if regained is not None:
             log.warning("power was lost: what a store had is copied back into the journal", ticks=len(regained))
             await self._journal_and_offer(regained)
-            await self.keeper.note(self.book.accepted([t for t in regained.ticks if t.event_type == EVENT_QUOTE]))
-        self._recovery.over(regained)
+            self.book.regained([tick for tick in regained.ticks if tick.event_type == EVENT_QUOTE])
+        self._recovery.over()
         await self._leave_the_others()
         await self._interrupted(Interruption("downtime", "no collector ran"))
 
@@ -314,6 +317,7 @@ class Pipeline:
     async def _journal_and_offer(self, batch: Batch) -> None:
         await self.keeper.append(batch)
         self._last = batch.last
+        self.blocks.add(batch)
         for pump in self.pumps:
             pump.backlog.offer(batch)
 
@@ -323,17 +327,14 @@ class Pipeline:
             pass  # what was accepted last is on its way to the pumps
 
     async def _interrupted(self, interruption: Interruption) -> None:
-        new = self.book.interrupted(interruption, self.collected, self._wall_ms())
-        if new:
+        if interruption.cause != "mute":  # then somebody did listen
+            self.validator.missed()
+        if new := self.book.interrupted(interruption, self.collected, self._wall_ms()):
             self.book.entered(await self.keeper.note(new))
 
     def confirmed(self, store: str) -> int | None:
         """How far this store is by its own word, given in this run; None if it has not been asked yet."""
         return next(pump.confirmed for pump in self.pumps if pump.sink.name == store)
-
-    def pending(self, after: int) -> tuple[int, float | None]:
-        """As the keeper says."""
-        return self.keeper.pending(after)
 
     def feed_snapshot(self) -> FeedSnapshot:
         """As of now."""

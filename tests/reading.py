@@ -45,26 +45,28 @@ def in_ledger(folder: Path) -> list[dict[str, Any]]:
 
 def in_archive(brokers: str, topic: str = TOPIC) -> list[Any]:
     """Every committed record of the topic, in the order of each partition."""
+    return [record for found in portions(brokers, topic) for record in found]
+
+
+def portions(brokers: str, topic: str = TOPIC) -> Iterator[list[Any]]:
+    """The same, without all of it in memory."""
     try:
-        return _in_archive(brokers, topic)
+        yield from _portions(brokers, topic)
     finally:
         with warnings.catch_warnings():  # on a busy machine the client leaves a socket to the garbage collector
             warnings.simplefilter("ignore", ResourceWarning)
             gc.collect()
 
 
-def _in_archive(brokers: str, topic: str) -> list[Any]:
+def _portions(brokers: str, topic: str) -> Iterator[list[Any]]:
     with _consumer(brokers, "read_uncommitted") as consumer:  # an answered commit may not have left its marks yet
         partitions = [TopicPartition(topic, n) for n in sorted(consumer.partitions_for_topic(topic) or ())]
         ends = consumer.end_offsets(partitions)
     with _consumer(brokers, "read_committed") as consumer:
         consumer.assign(partitions)
         consumer.seek_to_beginning(*partitions)
-        records: list[Any] = []
         while any(consumer.position(p) < ends[p] for p in partitions):
-            for found in consumer.poll(timeout_ms=200).values():
-                records += found
-        return records
+            yield from consumer.poll(timeout_ms=200).values()
 
 
 @contextmanager

@@ -5,11 +5,13 @@ adoption of a table that is there, ``storage`` how three days are kept: by nativ
 where the ``extension`` is TimescaleDB, with its ``policies`` and ``compression``; ``upkeep`` is a run of the
 retention, ``survey`` the same by hand, ``disk`` the room for it all; ``columns`` and ``ticks`` the copy, ``cursors``
 how far it has come and whose it is, ``rejects`` and ``gaps`` the side tables, ``matching`` the question what the table
-has, ``replay`` the way from the archive, ``looking`` what there is for who may change nothing.
+has, ``counting`` how much of it, ``replay`` the way from the archive, ``looking`` what there is for who may change
+nothing.
 """
 
 from polygon_live.engines.postgres.compression import COMPRESS_SECONDS
 from polygon_live.engines.postgres.connection import Connection, Session, connected
+from polygon_live.engines.postgres.counting import Counted, TableNumbers
 from polygon_live.engines.postgres.cursors import Cursor, Mark, claim, look, watched
 from polygon_live.engines.postgres.gaps import save_gaps
 from polygon_live.engines.postgres.looking import BOUND, Looked, Pieces, Row, look_at, rows_after
@@ -27,6 +29,7 @@ __all__ = [
     "COMPRESS_SECONDS",
     "KEPT",
     "Connection",
+    "Counted",
     "Cursor",
     "Layout",
     "Looked",
@@ -39,6 +42,7 @@ __all__ = [
     "Session",
     "Survey",
     "TableHolder",
+    "TableNumbers",
     "TickTable",
     "Upkeep",
     "claim",
