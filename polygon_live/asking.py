@@ -78,6 +78,11 @@ def _answer(server: HttpServer, base: str, page: str, having: str, code: int, bo
         if server.token is None:
             raise CollectorError(f"{base} asks for a token: set {_TOKEN} as it is set for the collector")
         raise CollectorError(f"{base} does not take the token in {_TOKEN}: it must be the one set for the collector")
+    if code == httpx.codes.MISDIRECTED_REQUEST:
+        raise CollectorError(
+            f"{base} does not take this name, which anybody could have, without a token: set {_HOST} to its address, "
+            f"or {_TOKEN} for it and here"
+        )
     try:
         found = msgspec.json.decode(body, type=dict[str, Any])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):

@@ -45,6 +45,11 @@ async def test_a_proxy_has_no_part_in_it(monkeypatch: pytest.MonkeyPatch) -> Non
         assert await ask(server, "/state", having="configuration")
 
 
+async def test_a_name_that_the_collector_does_not_take_is_told_from_a_stranger() -> None:
+    with listening(lambda _path, _headers: (421, b'{"error": "not known as a name of this collector"}')) as server:
+        assert "does not take this name" in await failing(server)
+
+
 async def test_an_answer_without_end_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(asking, "ANSWER_BYTES", 1000)
     with listening(collector(STATE + b" " * 2000)) as server:

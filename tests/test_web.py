@@ -10,7 +10,7 @@ import pytest
 import trio
 from prometheus_client.parser import text_string_to_metric_families
 
-from polygon_live.config import HttpServer
+from polygon_live.config import HttpServer, Secret
 from polygon_live.errors import ConfigurationError, JournalError
 from polygon_live.gap import Gap
 from polygon_live.journal import Aside
@@ -52,7 +52,8 @@ async def served(shown: Shown, token: str | None = None) -> AsyncIterator[httpx.
     with sock:
         async with trio.open_nursery() as nursery:
             board = Board(shown.read, shown.gaps)
-            nursery.start_soon(serve_status, sock, shown.read, token, shown, board)
+            settings = HttpServer(token=Secret(token) if token else None)
+            nursery.start_soon(serve_status, sock, settings, shown.read, shown, board)
             base = f"http://127.0.0.1:{sock.getsockname()[1]}"
             async with httpx.AsyncClient(base_url=base, timeout=30, trust_env=False) as client:
                 yield client
@@ -97,7 +98,8 @@ async def test_every_page_of_the_index_answers_and_nothing_else_does() -> None:
             assert "default-src 'none'" in answer.headers["content-security-policy"]
             posted = await client.post(path)
             assert posted.status_code == 405
-            assert posted.json() == {"error": f"the pages are read-only: {path} answers GET"}
+            assert posted.json() == {"error": "the pages are read-only: they answer GET and HEAD"}
+            assert posted.headers["allow"] == "GET, HEAD"
         unknown = await client.get("/gaps/etc")
         assert unknown.status_code == 404
         assert "/health" in unknown.json()["pages"]
@@ -224,7 +226,7 @@ async def test_a_fault_in_a_page_is_an_error_page_and_the_server_goes_on() -> No
     sock = listen(HttpServer(port=0))
     with sock:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(serve_status, sock, broken, None, shown, Board(broken, shown.gaps))
+            nursery.start_soon(serve_status, sock, HttpServer(), broken, shown, Board(broken, shown.gaps))
             base = f"http://127.0.0.1:{sock.getsockname()[1]}"
             async with httpx.AsyncClient(base_url=base, timeout=30, trust_env=False) as client:
                 assert (await client.get("/health")).status_code == 500
@@ -239,7 +241,7 @@ async def test_it_can_be_started_anew_on_the_same_socket() -> None:
         for _ in range(2):
             async with trio.open_nursery() as nursery:
                 shown = Shown()
-                nursery.start_soon(serve_status, sock, shown.read, None, shown, Board(shown.read, shown.gaps))
+                nursery.start_soon(serve_status, sock, HttpServer(), shown.read, shown, Board(shown.read, shown.gaps))
                 url = f"http://127.0.0.1:{sock.getsockname()[1]}/health"
                 async with httpx.AsyncClient(timeout=30, trust_env=False) as client:
                     assert (await client.get(url)).status_code == 200
