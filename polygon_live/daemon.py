@@ -3,7 +3,8 @@
 ::
 
      pipeline: feed ══frames══► judge ─► journal ─► backlogs ══► pumps ─► timescale, nats, kafka
-     beside it: signals · journal keeper · gap filler · mirror of gaps · retention · rejects writer · status server
+     beside it: signals · journal keeper · gap filler · mirror of gaps · verification · retention · rejects writer ·
+                status server
 
 Two nurseries, one inside the other: the pipeline empties itself from left to right when the feed ends, and the
 watchers around it live until it has. A stop cancels the feed only; channels then close one after the other, each pump
@@ -51,6 +52,7 @@ from polygon_live.sinks.timescale import TimescaleSink
 from polygon_live.status import State
 from polygon_live.steering import ANNOUNCED_AT, Steering
 from polygon_live.supervise import Watcher
+from polygon_live.verification import Verification
 from polygon_live.web import listen, serve_status
 
 LOOK_SECONDS: Final = 0.5
@@ -120,12 +122,13 @@ class Collector:
         identity = Identity(settings.collector_id, journal.id, socket.gethostname())
         call = InThread()
         self._turns = Turns(steering.operational.rate_limit_per_second, wall_ms=wall_ms)
+        rest = Rest(settings.rest_url, settings.api_key, turns=self._turns, rng=rng)
         self.pipeline = Pipeline(
             journal=journal,
             call=call,
             sinks=_sinks(settings, identity),
             operational=steering.operational,
-            upstream=None if only is not None else _upstream(settings, dial, self._turns),
+            upstream=None if only is not None else _upstream(settings, dial, self._turns, rest),
             sessions=self._sessions,
             stretches=stretches,
             wall_ms=wall_ms,
@@ -134,7 +137,7 @@ class Collector:
             sync_seconds=settings.journal_sync_ms / 1000,
         )
         self.filler = Filler(
-            rest=Rest(settings.rest_url, settings.api_key, turns=self._turns, rng=rng),
+            rest=rest,
             ledger=journal.ledger,
             call=call,
             sync=journal.sync,
@@ -159,10 +162,10 @@ class Collector:
             unentered=self.pipeline.keeper.unentered,
             started_ms=self._started_ms,
         )
+        self.verification = Verification.on(settings, self.pipeline, wall_ms)
         self.retention = Retention(settings.timescale_dsn, settings.collector_id, now_ms=wall_ms)
         ledger = self.pipeline.keeper
         board = Board(self.state, ledger.gaps)
-        token = settings.http.token.reveal() if settings.http.token else None
         announcements = partial(
             listen_on_nats, settings.nats, ANNOUNCED_AT, name=f"{settings.collector_id} configuration"
         )
@@ -172,8 +175,9 @@ class Collector:
             Watcher("rejects writer", partial(self.pipeline.rejects.keep, self.retention.save_rejects), rng),
             Watcher("gap filler", self.filler.run, rng),
             Watcher("mirror of gaps", self._mirror.run, rng),
+            Watcher("verification", self.verification.run, rng),
             Watcher("page", board.run, rng),
-            Watcher("status server", partial(serve_status, self._http, self.state, token, ledger, board), rng),
+            Watcher("status server", partial(serve_status, self._http, settings.http, self.state, ledger, board), rng),
         ]
 
     @property
@@ -254,7 +258,7 @@ class Collector:
         lost = 0
         for pump in self.pipeline.pumps:
             left = pump.snapshot()
-            kept = self.pipeline.pending(left.cursor)[0]
+            kept = self.pipeline.keeper.pending(left.cursor)[0]
             if kept:
                 log.warning(
                     "ticks wait in the journal for the next run", store=left.name, ticks=kept, why=left.last_error
@@ -291,6 +295,7 @@ class Collector:
             filler=self.filler.snapshot(),
             sinks=tuple(pump.snapshot() for pump in pipeline.pumps),
             retention=self.retention.snapshot(),
+            verification=self.verification.snapshot(),
             watchers=tuple(w.snapshot() for w in (*pipeline.watchers, *self._watchers)),
         )
 
@@ -321,13 +326,14 @@ async def fill_alone(settings: Settings, gap: int) -> None:
     await Collector(settings, await steered(settings), only=gap).run()
 
 
-def _upstream(settings: Settings, dial: Dial, turns: Turns) -> Upstream:
+def _upstream(settings: Settings, dial: Dial, turns: Turns, rest: Rest) -> Upstream:
     return Upstream(
         urls=settings.ws_urls,
         key=settings.api_key,
         dial=dial,
         turns=turns,
         frames_max_bytes=settings.frames_max_bytes,
+        market=rest.market,
     )
 
 

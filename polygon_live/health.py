@@ -4,14 +4,18 @@ from typing import Final
 
 import attrs
 
-from polygon_live.status import State
+from polygon_live.compared import Difference
+from polygon_live.habit import MUTE_SECONDS
+from polygon_live.status import State, SymbolSnapshot
 
 SKEW_ALARM_MS: Final = 5000.0
 """A feed this slow, or a clock this wrong, makes every price on the live subjects a stale one."""
 STREAM_QUIET_SECONDS: Final = 60.0
-"""With fourteen symbols and an open market something ticks every second; a holiday's thinnest pair, every 156 s."""
+"""With fourteen symbols and an open market something ticks every second."""
 START_SECONDS: Final = 30.0
 """A collector that has just been started is given so long to begin streaming before it is called unhealthy."""
+MOST_NAMED: Final = 5
+"""Quiet symbols with a note of their own."""
 REFUSED_ALARM: Final = 20
 """So many events of one symbol in a row can't be told from a symbol that does not stream."""
 DROP_ALARM_MS: Final = 600_000
@@ -54,6 +58,7 @@ def health(state: State) -> Health:
     if not state.retention.verified and _age_seconds(state) > START_SECONDS:
         reasons.append(f"three-day retention is unverified: {state.retention.detail}")
     reasons += [sentence for left, sentence in _filling(state) if left < WARNED_SECONDS]
+    reasons += [_differs(d) for d in state.verification.differences if d.alarms(state.at_ms)]
     reasons += [f"the {w.name} task is failing: {w.last_error}" for w in state.watchers if not w.running]
     if state.stopping:
         reasons.append("the collector is stopping")
@@ -67,21 +72,71 @@ def _feed_reasons(state: State) -> list[str]:
         return [f"Polygon: {feed.last_error}"]
     if not open_symbols or feed.state == "off":
         return []
+    if feed.hush == "alarm":
+        return [f"{_no_ticks(state)}, though the market is open, as Polygon says too, and after a new connection"]
+    if feed.hush != "none":
+        return []
     if feed.state != "streaming":
         if _age_seconds(state) < START_SECONDS and feed.last_error is None:
             return [f"not streaming yet: {feed.state}"]
         return [
             f"not streaming ({feed.state}) though the market is open{f': {feed.last_error}' if feed.last_error else ''}"
         ]
-    since = max(validator.last_accepted_ms or 0, feed.connected_since_ms or 0, min(open_symbols.values()))
-    quiet = (state.at_ms - since) / 1000
-    if quiet > STREAM_QUIET_SECONDS:
+    opened_ms = min(open_symbols.values())
+    since = max(validator.last_accepted_ms or 0, feed.connected_since_ms or 0, opened_ms)
+    quiet, opened = ((state.at_ms - at) / 1000 for at in (since, opened_ms))
+    if quiet > _patience(state) and opened > MUTE_SECONDS + STREAM_QUIET_SECONDS:
         return [f"connected, but no tick was accepted for {quiet:.0f} s though the market is open"]
     silent = [s for s in feed.silent if s in open_symbols]
-    if silent:
+    if silent and feed.market_said != "closed":
         said = f"; Polygon said {feed.refusals[-1]!r}" if feed.refusals else ""
         return [f"no ticks for {', '.join(silent)} in market hours, after resubscribing and reconnecting{said}"]
     return []
+
+
+def _patience(state: State) -> float:
+    """Seconds without an accepted tick that need no alarm: the feed's own search begins within them, if nothing comes
+    at all, and that has its own words.
+    """
+    expected = [s.expected_seconds for s in state.validator.symbols if s.market_open]
+    return STREAM_QUIET_SECONDS + min(MUTE_SECONDS / len(expected), *expected)
+
+
+def _no_ticks(state: State) -> str:
+    last_ms = state.validator.last_accepted_ms
+    since_ms = state.started_ms if last_ms is None else last_ms
+    return f"no ticks at all for {_long((state.at_ms - since_ms) / 1000)}"
+
+
+def _silence_notes(state: State) -> list[str]:
+    feed = state.feed
+    symbols = [s for s in state.validator.symbols if s.market_open]
+    if not symbols:
+        return []
+    if feed.hush == "odd":
+        return [f"{_no_ticks(state)}, though the market should be open: a new connection is tried"]
+    if feed.hush == "quiet":
+        closed = feed.market_said == "closed"
+        said = "Polygon says closed" if closed else f"Polygon can't be asked ({feed.market_said})"
+        return [f"{_no_ticks(state)}: open by the calendar, and {said}: a holiday?"]
+    if feed.hush == "alarm":
+        return []
+    quiet = [s for s in symbols if feed.stages.get(s.symbol, "silent") != "silent"]
+    notes = [f"{s.symbol} is {silence(s, state.at_ms)}" for s in quiet[:MOST_NAMED]]
+    if len(quiet) > MOST_NAMED:
+        notes.append(f"{len(quiet) - MOST_NAMED} more symbols are unusually quiet: see /symbols")
+    if feed.silent and feed.market_said == "closed":
+        notes.append(
+            f"no ticks for {', '.join(feed.silent)}: open by the calendar, and Polygon says closed: a holiday?"
+        )
+    return notes
+
+
+def silence(symbol: SymbolSnapshot, at_ms: int) -> str:
+    """For how long no tick of it was accepted, and what is usual."""
+    lately = "" if symbol.usual_seconds is None else f", lately never for more than {symbol.usual_seconds:.0f} s"
+    since_ms = max(symbol.last.received_ms if symbol.last else 0, symbol.opened_ms or 0)
+    return f"silent for {_long((at_ms - since_ms) / 1000)}{lately}" if since_ms else "silent from the beginning"
 
 
 def guarantee(state: State) -> str:
@@ -144,6 +199,10 @@ def _span(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 2 * WARNED_SECONDS else f"{seconds / 3600:.0f} h"
 
 
+def _long(seconds: float) -> str:
+    return f"{max(0.0, seconds):.0f} s" if seconds < 120 else _span(seconds)
+
+
 def _skew_reasons(state: State) -> list[str]:
     skew = state.validator.skew_ms
     if skew is None or abs(skew) <= SKEW_ALARM_MS:
@@ -178,6 +237,7 @@ def _notes(state: State) -> list[str]:
     notes = _configuration_notes(state)
     if not any(s.market_open for s in state.validator.symbols):
         notes.append("the market is closed: no ticks are expected")
+    notes += _silence_notes(state)
     if state.journal.damaged:
         notes.append(
             f"files of the journal were damaged and set aside: {', '.join(state.journal.damaged)}; what was in them is "
@@ -193,10 +253,15 @@ def _notes(state: State) -> list[str]:
         )
     if retention.verified and retention.failing:
         notes.append(f"the retention's last run failed, it tries again: {retention.last_failure}")
+    notes += [_differs(d) for d in state.verification.differences if not d.alarms(state.at_ms)]
     notes += [f"{s.name} is late: {s.behind_seconds:.1f} s behind" for s in state.sinks if s.state == "late"]
     notes += [f"{s.name} lacks {s.lost} ticks since the start: see /gaps" for s in state.sinks if s.lost]
     notes += [f"{s.name} set {s.set_aside} ticks aside: see /quarantine" for s in state.sinks if s.set_aside]
     return notes
+
+
+def _differs(found: Difference) -> str:
+    return f"{found.sentence}; to mend it: {found.mend}"
 
 
 def _age_seconds(state: State) -> float:

@@ -1,11 +1,13 @@
 """What each component says of itself: frozen snapshots, which the composition root collects into a ``State``."""
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, Literal
 
 import attrs
 
+from polygon_live.compared import UNVERIFIED, VerificationSnapshot
 from polygon_live.gap import Gap
+from polygon_live.habit import MUTE_SECONDS
 from polygon_live.histogram import NOTHING, Spread
 from polygon_live.inforce import ConfigurationSnapshot
 from polygon_live.model import Reject, Tick
@@ -13,6 +15,12 @@ from polygon_live.room import UNSEEN, RoomSnapshot
 
 LATE_SECONDS: Final = 2.0
 DOWN_SECONDS: Final = 10.0
+
+Hush = Literal["none", "odd", "quiet", "alarm"]
+"""Nothing comes of any symbol though the calendar calls the market open: ``odd``, a new connection is tried and Polygon
+asked; ``quiet``, Polygon says closed or can't be asked; ``alarm``, it says open."""
+Stage = Literal["quiet", "resubscribed", "reconnected", "silent"]
+"""How far the search for a silent symbol's ticks has come; ``silent``: nothing helped."""
 
 
 @attrs.frozen
@@ -49,6 +57,12 @@ class FeedSnapshot:
     last_dropped_ms: int | None
     waiting_characters: int
     """Received and not judged yet."""
+    stages: Mapping[str, Stage] = attrs.field(factory=dict)
+    """Symbols that are silent for longer than is expected of them, while others tick."""
+    hush: Hush = "none"
+    market_said: str = ""
+    """What Polygon said of the market within the hour (``open``, ``closed``), or why it can't be asked; nothing: it was
+    not."""
 
 
 NO_FEED: Final = FeedSnapshot(
@@ -89,6 +103,10 @@ class SymbolSnapshot:
     opened_ms: int | None
     """When the market's present session began; None while it is closed."""
     last: Tick | None
+    usual_seconds: float | None = None
+    """The longest pause between two of its ticks lately; None: it is not known yet."""
+    expected_seconds: float = MUTE_SECONDS
+    """Within so long a tick is expected."""
 
     @property
     def market_open(self) -> bool:
@@ -315,3 +333,4 @@ class State:
     sinks: tuple[SinkSnapshot, ...]
     retention: RetentionSnapshot
     watchers: tuple[WatcherSnapshot, ...]
+    verification: VerificationSnapshot = UNVERIFIED

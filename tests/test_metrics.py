@@ -8,6 +8,7 @@ import attrs
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from polygon_live.compared import StoreCompared, compared
 from polygon_live.gap import Cause
 from polygon_live.histogram import Spread
 from polygon_live.inforce import Refusal
@@ -20,6 +21,18 @@ from tests.test_status import CONFIGURATION, FEED, LIMITS, NOW, SINK, VALIDATOR,
 README = Path(__file__).parent.parent / "README.md"
 DELAY = Spread(bounds=(0.1, 1.0), counts=(5, 3, 2), total=12.5, p50=0.1, p95=1.0, p99=1.0)
 DISCONNECT: Cause = "disconnect"
+COMPARED = StoreCompared(
+    name="nats",
+    up_to_ms=NOW - 60_000,
+    behind_seconds=12.0,
+    one_in=4.0,
+    whole_share=0.1,
+    compared=20,
+    skipped=60,
+    differences=(),
+    cannot=None,
+    worked_ms=NOW,
+)
 FULL = attrs.evolve(
     WELL,
     feed=attrs.evolve(FEED, endings={"cut": 2, "close_1001": 1}),
@@ -29,6 +42,7 @@ FULL = attrs.evolve(
     gaps=GapsSnapshot(("EURUSD",), {DISCONNECT: {"open": 1, "filled": 4}}, NOW - 60_000),
     filler=attrs.evolve(WELL.filler, ended={"filled": 4}),
     sinks=(attrs.evolve(SINK, delay=DELAY, batches=DELAY),),
+    verification=compared([COMPARED], 0.02),
     journal=attrs.evolve(WELL.journal, room=RoomSnapshot(free_bytes=10**9, seconds_until_full=3600.0)),
     retention=RetentionSnapshot(
         verified=True,
@@ -121,6 +135,9 @@ def test_the_values_are_the_snapshots() -> None:
         ("market_open",): 1,
         ("clock_skew_seconds",): 0.1,
         ("retention_verified_timestamp_seconds",): NOW / 1000,
+        ("verification_timestamp_seconds", "nats"): (NOW - 60_000) / 1000,
+        ("verification_sampled_ratio", "nats"): 0.25,
+        ("verification_core_ratio",): 0.02,
     }
     assert {key: found[PREFIX + key[0], *key[1:]] for key in expected} == expected
 

@@ -15,8 +15,7 @@ import httpx
 import pytest
 import trio
 
-from polygon_live import web
-from polygon_live.config import HttpServer
+from polygon_live.config import HttpServer, Secret
 from polygon_live.errors import JournalError
 from polygon_live.gap import Gap
 from polygon_live.model import Reject
@@ -24,8 +23,8 @@ from polygon_live.page import FILES, MOST_FOLLOWERS, Board, board
 from polygon_live.page.board import Follower
 from polygon_live.page.memory import History, Pace, Trends
 from polygon_live.page.symbols import pip, rows
-from polygon_live.status import RejectsSnapshot, State
-from polygon_live.web import listen, serve_status
+from polygon_live.status import RejectsSnapshot, Stage, State
+from polygon_live.web import listen, serve_status, server
 from tests.lively import THOUSAND, Entries, Lively
 from tests.test_status import FEED, NOW, STARTED, TICK, VALIDATOR, WELL, closed, with_feed, with_sink
 
@@ -49,6 +48,13 @@ def ticked(seconds_ago: float) -> State:
     return with_symbol(last=type(TICK)(**fields | {"received_ms": NOW - round(seconds_ago * 1000)}))
 
 
+def staged(stage: Stage, seconds_ago: float) -> State:
+    state = ticked(seconds_ago)
+    symbol = attrs.evolve(state.validator.symbols[0], usual_seconds=9.0, expected_seconds=27.0)
+    validator = attrs.evolve(state.validator, symbols=(symbol,))
+    return attrs.evolve(state, validator=validator, feed=attrs.evolve(FEED, stages={"EURUSD": stage}))
+
+
 FILLING = attrs.evolve(WELL, filler=attrs.evolve(WELL.filler, gap=Gap(1, "EURUSD", "disconnect", 0, 1)))
 FILLING_ALL = attrs.evolve(WELL, filler=attrs.evolve(WELL.filler, gap=Gap(1, "*", "unjournaled", 0, 1)))
 FILLING_ANOTHER = attrs.evolve(WELL, filler=attrs.evolve(WELL.filler, gap=Gap(1, "USDJPY", "disconnect", 0, 1)))
@@ -58,11 +64,17 @@ FILLING_ANOTHER = attrs.evolve(WELL, filler=attrs.evolve(WELL.filler, gap=Gap(1,
     ("state", "word", "why"),
     [
         (WELL, "streaming", ""),
-        (ticked(29), "streaming", ""),
-        (ticked(31), "quiet", ""),
-        (ticked(301), "mute", "no tick in market hours"),
-        (with_symbol(last=None), "mute", "no tick in market hours"),
-        (with_symbol(last=None, opened_ms=NOW - 1000), "quiet", "no tick yet"),
+        (ticked(31), "streaming", ""),
+        (staged("quiet", 31), "quiet", "silent for 31 s, lately never for more than 9 s"),
+        (staged("resubscribed", 99), "quiet", "silent for 99 s, lately never for more than 9 s; subscribed anew"),
+        (staged("reconnected", 601), "mute", "silent for 10 min, lately never for more than 9 s; the connection was"),
+        (with_symbol(last=None), "quiet", "no tick yet"),
+        (with_feed(acknowledged=("*",)), "streaming", ""),
+        (attrs.evolve(ticked(301), feed=attrs.evolve(FEED, acknowledged=("*",))), "quiet", "silent for 5 min"),
+        (with_feed(hush="odd"), "quiet", "nothing comes of any symbol"),
+        (with_feed(hush="odd", state="waiting"), "mute", "not connected: waiting"),
+        (with_feed(hush="quiet", state="waiting"), "quiet", "nothing comes of any symbol: a holiday?"),
+        (with_feed(hush="alarm"), "mute", "Polygon says that the market is open"),
         (closed(WELL), "closed", ""),
         (closed(with_feed(state="waiting")), "closed", ""),
         (with_symbol(refused_in_a_row=20), "rejected", "its last 20 events were all rejected"),
@@ -77,8 +89,6 @@ FILLING_ANOTHER = attrs.evolve(WELL, filler=attrs.evolve(WELL.filler, gap=Gap(1,
     ],
 )
 def test_a_symbol_is_in_one_state_with_its_reason(state: State, word: str, why: str) -> None:
-    if state.validator.symbols[0].last is None and state.validator.symbols[0].opened_ms == NOW - 1000:
-        state = attrs.evolve(state, feed=attrs.evolve(FEED, connected_since_ms=NOW - 500))
     ((symbol, row),) = rows(state, Pace(1))
     assert symbol == "EURUSD"
     assert row.state == word
@@ -237,7 +247,8 @@ async def served(
         base = f"http://127.0.0.1:{address[1]}"
         async with trio.open_nursery() as nursery:
             nursery.start_soon(told.run)
-            nursery.start_soon(serve_status, sock, lively.read, token, Entries(), told)
+            settings = HttpServer(token=Secret(token) if token else None)
+            nursery.start_soon(serve_status, sock, settings, lively.read, Entries(), told)
             async with httpx.AsyncClient(base_url=base, timeout=30, trust_env=False) as client:
                 yield client, told, address
             nursery.cancel_scope.cancel()
@@ -341,7 +352,7 @@ async def test_there_is_a_bound_to_how_many_look_and_who_leaves_is_forgotten() -
 
 async def test_who_takes_nothing_costs_the_others_nothing_and_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(board, "EVERY_SECONDS", 0.01)
-    monkeypatch.setattr(web, "UNREAD_MS", 1000)
+    monkeypatch.setattr(server, "EVENT_SECONDS", 1)
     async with (
         served(Lively(THOUSAND, share=1)) as (_, told, address),
         streaming(address),
@@ -356,7 +367,7 @@ async def test_who_takes_nothing_costs_the_others_nothing_and_is_cut_off(monkeyp
 
 async def test_a_stop_does_not_wait_for_who_takes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(board, "EVERY_SECONDS", 0.01)
-    monkeypatch.setattr(web, "UNREAD_MS", 1000)
+    monkeypatch.setattr(server, "EVENT_SECONDS", 1)
     with trio.fail_after(200):
         async with AsyncExitStack() as left_open, served(Lively(THOUSAND, share=1)) as (_, told, address):
             await left_open.enter_async_context(streaming(address))

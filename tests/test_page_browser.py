@@ -11,10 +11,12 @@ import attrs
 import pytest
 import trio
 
-from polygon_live.config import HttpServer
+from polygon_live.config import HttpServer, Secret
 from polygon_live.gap import Gap
+from polygon_live.histogram import Spread
 from polygon_live.model import Reject
 from polygon_live.page import Board
+from polygon_live.room import RoomSnapshot
 from polygon_live.standin import StandIn
 from polygon_live.status import RejectsSnapshot, State
 from polygon_live.web import listen, serve_status
@@ -42,7 +44,8 @@ async def shown(
             board = Board(read, ledger.gaps)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(board.run)
-                nursery.start_soon(serve_status, sock, read, token, ledger, board)
+                settings = HttpServer(token=Secret(token) if token else None)
+                nursery.start_soon(serve_status, sock, settings, read, ledger, board)
                 yield tab, f"http://127.0.0.1:{sock.getsockname()[1]}"
                 nursery.cancel_scope.cancel()
 
@@ -128,7 +131,12 @@ async def test_what_is_wrong_is_said_in_words_and_shapes_and_what_others_sent_st
                 last_error_ms=NOW,
                 complaints=(EVIL,),
                 about={"server": "n2:4222", "servers_known": "n1:4222, n2:4222"},
+                delay=Spread(bounds=(1.0, 2.0), counts=(9, 1, 0), total=4.0, p50=0.00412, p95=0.5, p99=12.5),
             ),
+        ),
+        journal=attrs.evolve(bad.journal, room=RoomSnapshot(free_bytes=3_000_000_000, seconds_until_full=None)),
+        retention=attrs.evolve(
+            bad.retention, table_bytes=41_000_000, room=RoomSnapshot(free_bytes=700_000_000, seconds_until_full=7200.0)
         ),
         rejects=RejectsSnapshot(
             {"validate": {"crossed": 3}}, (Reject("validate", "crossed", EVIL, EVIL, NOW, "EURUSD"),), 0
@@ -160,6 +168,11 @@ async def test_what_is_wrong_is_said_in_words_and_shapes_and_what_others_sent_st
         nats = await tab.text("tbody[data-store=nats]")
         for words in ("NATS", "down", "not connected", "n2:4222", "servers known: n1:4222, n2:4222", EVIL):
             assert words in nats
+        assert "after 4.1 ms; 95 of 100 within 500 ms, 99 within 12 s" in nats
+        disks = await tab.text("#kept")
+        assert "3.0 GB free\n" in disks
+        assert "41.0 MB" in disks
+        assert "700 MB free, full in 2 h at this rate" in disks
         assert "late" in await tab.text("tbody[data-store=timescale]")
         assert "XAGUSD" not in await tab.text("#odd")
         assert "USDJPY mute: no tick in market hours" in await tab.text("#odd")
@@ -253,7 +266,7 @@ async def test_who_has_no_contact_is_told_that_all_of_it_is_old(tmp_path: Path) 
             for again in range(2):
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(board.run)
-                    nursery.start_soon(serve_status, sock, lively.read, None, Entries(), board)
+                    nursery.start_soon(serve_status, sock, HttpServer(), lively.read, Entries(), board)
                     if not again:
                         await tab.open(f"http://127.0.0.1:{sock.getsockname()[1]}")
                     await tab.until("document.getElementById('verdict').innerText === 'Healthy'")
@@ -280,7 +293,7 @@ async def test_a_stream_that_just_falls_silent_is_noticed(tmp_path: Path) -> Non
                         await board.run()
 
                 nursery.start_soon(publish)
-                nursery.start_soon(serve_status, sock, lively.read, None, Entries(), board)
+                nursery.start_soon(serve_status, sock, HttpServer(), lively.read, Entries(), board)
                 await tab.open(f"http://127.0.0.1:{sock.getsockname()[1]}")
                 await tab.until("document.getElementById('verdict').innerText === 'Healthy'")
                 editions.cancel()

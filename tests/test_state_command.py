@@ -52,6 +52,7 @@ def test_all_well(show: Show) -> None:
     assert lines[0].startswith("c, version 0, at ")
     assert lines[1] == "healthy"
     assert "Polygon: streaming" in done.stdout
+    assert "stores: nothing is verified" in lines
     cells = [re.split(" {2,}", line) for line in lines]
     assert ["nats", "good", "0.0 s", "0", "10", "7"] in cells
     assert ["validate", "bad_field 3"] in cells

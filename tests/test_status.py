@@ -5,6 +5,7 @@ from typing import Any
 import attrs
 import pytest
 
+from polygon_live.compared import Difference, StoreCompared, compared
 from polygon_live.health import AT_MOST_ONCE, EXACTLY_ONCE, Health, guarantee, health
 from polygon_live.inforce import NO_HUB, ConfigurationSnapshot
 from polygon_live.model import Tick
@@ -14,11 +15,13 @@ from polygon_live.status import (
     FeedSnapshot,
     FillerSnapshot,
     GapsSnapshot,
+    Hush,
     JournalSnapshot,
     LimitsSnapshot,
     RejectsSnapshot,
     RetentionSnapshot,
     SinkSnapshot,
+    Stage,
     State,
     SymbolSnapshot,
     ValidatorSnapshot,
@@ -156,7 +159,7 @@ def test_all_well_is_healthy_without_a_word() -> None:
         (with_feed(silent=("EURUSD",), refusals=("not authorized",)), "no ticks for EURUSD in market hours"),
         (with_feed(silent=("EURUSD",), refusals=("not authorized",)), "'not authorized'"),
         (with_feed(dropped_frames=3, last_dropped_ms=NOW - 1000), "3 frames were dropped"),
-        (with_validator(last_accepted_ms=NOW - 61_000), "no tick was accepted for 61 s"),
+        (with_validator(last_accepted_ms=NOW - 361_000), "no tick was accepted for 361 s"),
         (with_validator(last_accepted_ms=None), "no tick was accepted for 600 s"),
         (
             with_validator(symbols=(attrs.evolve(VALIDATOR.symbols[0], refused_in_a_row=20),)),
@@ -216,10 +219,76 @@ def test_a_market_that_has_just_opened_is_given_time_for_its_first_tick() -> Non
             symbols=(attrs.evolve(symbol, opened_ms=NOW - seconds * 1000), thin),
         )
 
-    state = attrs.evolve(opened(59), feed=attrs.evolve(FEED, connected_since_ms=NOW - 3 * 86_400_000))
+    state = attrs.evolve(opened(360), feed=attrs.evolve(FEED, connected_since_ms=NOW - 3 * 86_400_000))
     assert health(state).healthy
-    late = attrs.evolve(state, validator=opened(61).validator)
-    assert "no tick was accepted for 61 s" in health(late).reasons[0]
+    late = attrs.evolve(state, validator=opened(361).validator)
+    assert "no tick was accepted for 361 s" in health(late).reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("hush", "said", "reasons", "notes"),
+    [
+        ("odd", "", (), ("no ticks at all for 90 s, though the market should be open: a new connection is tried",)),
+        (
+            "quiet",
+            "closed",
+            (),
+            ("no ticks at all for 90 s: open by the calendar, and Polygon says closed: a holiday?",),
+        ),
+        (
+            "quiet",
+            "403",
+            (),
+            ("no ticks at all for 90 s: open by the calendar, and Polygon can't be asked (403): a holiday?",),
+        ),
+        (
+            "alarm",
+            "open",
+            ("no ticks at all for 90 s, though the market is open, as Polygon says too, and after a new connection",),
+            (),
+        ),
+    ],
+)
+def test_a_silence_of_everything_is_judged_as_the_feed_judges_it(
+    hush: Hush, said: str, reasons: tuple[str, ...], notes: tuple[str, ...]
+) -> None:
+    feed = attrs.evolve(FEED, hush=hush, market_said=said, silent=("EURUSD",))
+    state = attrs.evolve(with_validator(last_accepted_ms=NOW - 90_000), feed=feed)
+    assert health(state) == Health(not reasons, reasons, notes)
+    again = attrs.evolve(state, feed=attrs.evolve(feed, state="waiting", last_error="sends no quotes"))
+    assert health(again) == health(state), "a connection that is made anew for it changes nothing"
+    assert health(closed(state)).healthy
+
+
+def test_no_tick_is_accepted_for_longer_than_is_usual() -> None:
+    def after(seconds: float, usual: float | None, expected: float) -> Health:
+        symbol = attrs.evolve(VALIDATOR.symbols[0], usual_seconds=usual, expected_seconds=expected)
+        return health(with_validator(last_accepted_ms=NOW - round(seconds * 1000), symbols=(symbol,)))
+
+    assert after(360, None, 300).healthy
+    assert after(361, None, 300).reasons == ("connected, but no tick was accepted for 361 s though the market is open",)
+    assert after(159, 33, 99).healthy
+    assert not after(160, 33, 99).healthy
+
+
+def test_a_quiet_symbol_is_a_note_with_what_is_usual() -> None:
+    symbols = [attrs.evolve(VALIDATOR.symbols[0], symbol=f"EUR{n:03}", usual_seconds=12.3) for n in range(7)]
+    stages: dict[str, Stage] = {s.symbol: "quiet" for s in symbols}
+    stages["EUR006"] = "silent"
+    feed = attrs.evolve(FEED, stages=stages)
+    state = attrs.evolve(with_validator(symbols=tuple(symbols)), feed=feed)
+    verdict = health(attrs.evolve(state, at_ms=NOW + 40_600))
+    assert verdict.healthy
+    assert verdict.notes[0] == "EUR000 is silent for 41 s, lately never for more than 12 s"
+    assert verdict.notes[5:] == ("1 more symbols are unusually quiet: see /symbols",)
+
+
+def test_many_silent_symbols_are_no_alarm_while_polygon_calls_the_market_closed() -> None:
+    feed = attrs.evolve(FEED, silent=("EURUSD",), stages={"EURUSD": "silent"})
+    assert not health(attrs.evolve(WELL, feed=feed)).healthy
+    verdict = health(attrs.evolve(WELL, feed=attrs.evolve(feed, market_said="closed")))
+    assert verdict.healthy
+    assert verdict.notes == ("no ticks for EURUSD: open by the calendar, and Polygon says closed: a holiday?",)
 
 
 def test_late_is_worth_a_note_and_an_old_loss_stays_one() -> None:
@@ -289,3 +358,45 @@ def test_a_run_of_the_retention_that_failed_is_noted_while_the_last_verification
     verdict = health(attrs.evolve(WELL, retention=retention))
     assert verdict.healthy
     assert verdict.notes == ("the retention's last run failed, it tries again: no answer",)
+
+
+DIFFERENCE = Difference(
+    store="timescale",
+    first=101,
+    last=10_100,
+    accepted=10_000,
+    missing=3,
+    doubled=0,
+    from_ms=NOW - 90_000,
+    to_ms=NOW - 80_000,
+    symbols=("EURUSD",),
+    found_ms=NOW - 700_000,
+    seen_ms=NOW,
+)
+
+
+def test_what_a_store_lacks_is_a_fault_until_it_is_mended_if_it_can_be() -> None:
+    table = DIFFERENCE.in_words("c")
+    archive = attrs.evolve(DIFFERENCE, store="kafka").in_words("c")
+    fresh = attrs.evolve(archive, found_ms=NOW - 1000)
+    store = StoreCompared(
+        name="timescale",
+        up_to_ms=NOW,
+        behind_seconds=0.0,
+        one_in=1.0,
+        whole_share=0.0,
+        compared=1,
+        skipped=0,
+        differences=(table, archive, fresh),
+        cannot=None,
+        worked_ms=NOW,
+    )
+    found = health(attrs.evolve(WELL, verification=compared([store], 0.0)))
+    assert [reason.split(" of ")[0] for reason in found.reasons] == ["timescale lacks 3", "kafka lacks 3"]
+    assert found.reasons[0] == (
+        "timescale lacks 3 of 10000 ticks that were accepted (seq 101 to 10100), from 2023-11-14T22:21:50.000Z to "
+        "2023-11-14T22:22:00.000Z; to mend it: polygon-live replay --from 2023-11-14T22:21:50.000Z "
+        "--to 2023-11-14T22:22:00.000Z --into timescale"
+    )
+    assert "polygon-live backfill --symbol EURUSD --from 2023-11-14T22:21:50.000Z" in found.reasons[1]
+    assert len(found.notes) == 1

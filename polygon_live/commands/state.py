@@ -91,6 +91,7 @@ def _disk(found: State) -> Iterator[str]:
     size = f"{journal.bytes / 2**20:.1f} of {journal.most_bytes / 2**20:.0f} MiB"
     yield f"journal: {size} in {journal.folder}{f'; FAILING: {journal.failing}' if journal.failing else ''}"
     yield f"retention: {'' if found.retention.verified else 'UNVERIFIED: '}{found.retention.detail}"
+    yield f"stores: {found.verification.told}"
     filler = found.filler
     if filler.gap is not None:
         yield f"filling: {filler.gap.symbol} from {instant(filler.gap.from_ms)} ({filler.gap.cause})"

@@ -16,11 +16,12 @@ from polygon_live.metrics.feed import FEED
 from polygon_live.metrics.run import RUN
 from polygon_live.metrics.stores import STORES
 from polygon_live.metrics.symbols import MOST_SYMBOLS, SYMBOLS
+from polygon_live.metrics.verified import VERIFIED
 from polygon_live.status import State
 
 __all__ = ["FAMILIES", "MOST_SYMBOLS", "PREFIX", "Family", "render", "table"]
 
-FAMILIES: Final[tuple[Family, ...]] = (*RUN, *FEED, *SYMBOLS, *STORES)
+FAMILIES: Final[tuple[Family, ...]] = (*RUN, *FEED, *SYMBOLS, *STORES, *VERIFIED)
 
 
 def render(state: State) -> bytes:

@@ -1,8 +1,11 @@
 """Of the connection to Polygon, and of what came through it."""
 
-from typing import Final
+from typing import Final, get_args
 
-from polygon_live.metrics.family import Family, counter, counters, gauge, histogram, seconds
+from polygon_live.metrics.family import Family, counter, counters, gauge, gauges, histogram, seconds
+from polygon_live.status import Stage
+
+STAGES: Final = get_args(Stage)
 
 FEED: Final[tuple[Family, ...]] = (
     gauge(
@@ -38,6 +41,17 @@ FEED: Final[tuple[Family, ...]] = (
     gauge("feed_waiting_characters", "Received and not judged yet.", lambda s: s.feed.waiting_characters),
     gauge("feed_symbols_acknowledged", "Symbols that Polygon confirmed.", lambda s: len(s.feed.acknowledged)),
     gauge("feed_symbols_silent", "Symbols given up as silent until they tick.", lambda s: len(s.feed.silent)),
+    gauges(
+        "feed_symbols_quiet",
+        "Symbols that are silent for longer than is usual while others tick, by what was done so far.",
+        ("stage",),
+        lambda s: [((stage,), list(s.feed.stages.values()).count(stage)) for stage in STAGES],
+    ),
+    gauge(
+        "feed_left_quiet",
+        "1 while nothing ticks in market hours, and Polygon says closed or can't be asked.",
+        lambda s: int(s.feed.hush == "quiet"),
+    ),
     gauge(
         "feed_symbols_added_silent",
         "Symbols that were added and have not ticked in their time.",

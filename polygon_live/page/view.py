@@ -65,6 +65,7 @@ def _store(sink: SinkSnapshot, rates: Pace) -> dict[str, Any]:
         "waiting": sink.waiting_ticks,
         "delivered": sink.delivered,
         "per_second": round(rates.per_second(sink.name), 1),
+        "delays_ms": _delays(sink),
         "until_loss_seconds": None if sink.state == "good" else sink.seconds_until_loss,
         "expired": sink.expired,
         "set_aside": sink.set_aside,
@@ -78,6 +79,12 @@ def _store(sink: SinkSnapshot, rates: Pace) -> dict[str, Any]:
         "about": [_told(name, about[name]) for name in ABOUT if about.get(name) is not None],
         "complaints": sink.complaints,
     }
+
+
+def _delays(sink: SinkSnapshot) -> list[float] | None:
+    """From receipt to the store's word in the last minutes: the median, and what 95 and 99 of 100 ticks keep to."""
+    found = [s for s in (sink.delay.p50, sink.delay.p95, sink.delay.p99) if s is not None]
+    return [float(f"{seconds * 1000:.2g}") for seconds in found] or None
 
 
 def _told(name: str, value: object) -> str:
@@ -133,7 +140,11 @@ def _journal(state: State) -> dict[str, Any]:
         "most_bytes": journal.most_bytes,
         "oldest_ms": journal.oldest_ms,
         "failing": journal.failing,
+        "room": attrs.asdict(journal.room),
+        "verification": {"told": state.verification.told, "differs": bool(state.verification.differences)},
         "retention": {"verified": retention.verified, "detail": retention.detail},
+        "table_bytes": retention.table_bytes,
+        "table_room": attrs.asdict(retention.room),
     }
 
 

@@ -25,6 +25,9 @@ export function lasting(ms) {
   return small.startsWith("0 ") ? large : `${large} ${small}`;
 }
 
+/** A short one, as precise as it is given. */
+export const brief = (ms) => (ms < 1000 ? `${ms} ms` : lasting(ms));
+
 /** The same in one unit, for narrow columns. */
 export const age = (ms) => lasting(ms).replace(/ \d+ (min|h)$/, "");
 

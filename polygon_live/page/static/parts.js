@@ -1,7 +1,7 @@
 // Everything on the page but the symbols: each part is drawn when it has changed, and once a second where ages are in it.
 
 import { Facts, Pool, Sign, at, el, mark, put, sentences, show } from "./dom.js";
-import { bytes, instant, lasting, several, tenth, whole } from "./format.js";
+import { brief, bytes, instant, lasting, several, tenth, whole } from "./format.js";
 
 const STORES = { timescale: "TimescaleDB", nats: "NATS", kafka: "Kafka" };
 
@@ -88,11 +88,15 @@ class Store {
   }
 
   lines(store, now) {
-    const { about, complaints, error, error_ms, server, servers_known, until_loss_seconds } = store;
+    const { about, complaints, delays_ms, error, error_ms, server, servers_known, until_loss_seconds } = store;
     const lines = [];
     const known = servers_known && servers_known !== server ? `servers known: ${servers_known}` : "";
     const where = [store.connected ? "connected" : "not connected", server, known].filter(Boolean);
     lines.push([...where, ...about].join(" · "));
+    if (delays_ms) {
+      const [half, most, nearly] = delays_ms.map(brief);
+      lines.push(`a tick is there after ${half}; 95 of 100 within ${most}, 99 within ${nearly} (last minutes)`);
+    }
     if (until_loss_seconds !== null) lines.push(`nothing of it is lost for another ${lasting(until_loss_seconds * 1000)} at this rate`);
     if (store.lost) lines.push(`lacks ${several(store.lost, "tick")}: see the gaps`);
     if (store.set_aside) lines.push(`${several(store.set_aside, "tick")} refused and set aside`);
@@ -156,15 +160,26 @@ export class Feed {
   }
 }
 
+/** What a disk has left, and when that is used up. */
+function left({ free_bytes, seconds_until_full }) {
+  if (free_bytes === null) return [null];
+  const full = seconds_until_full === null ? "" : `, full in ${lasting(seconds_until_full * 1000)} at this rate`;
+  return [`${bytes(free_bytes)} free${full}`, full && "warn"];
+}
+
 export class Kept {
   constructor() {
     this.facts = new Facts(at("kept"));
   }
 
-  draw({ bytes: size, most_bytes, oldest_ms, failing, retention }, now) {
+  draw({ bytes: size, most_bytes, oldest_ms, failing, room, retention, table_bytes, table_room, verification }, now) {
     this.facts.fill([
+      ["Verification", verification.told, verification.differs ? "bad" : ""],
       ["Journal", failing ?? `${bytes(size)} of ${bytes(most_bytes)}`, failing ? "bad" : ""],
       ["Reaches back", oldest_ms === null ? null : lasting(now - oldest_ms)],
+      ["Disk of the journal", ...left(room)],
+      ["Table", table_bytes === null ? null : bytes(table_bytes)],
+      ["Disk of the table", ...left(table_room)],
       ["Three days", retention.verified ? retention.detail : `unverified: ${retention.detail}`, retention.verified ? "" : "warn"],
     ]);
   }
