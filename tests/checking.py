@@ -17,6 +17,7 @@ from polygon_live.embedded import Nats
 from polygon_live.engines.nats import Publisher
 from polygon_live.model import FOURTEEN_SYMBOLS, pair_of
 from polygon_live.standin import StandIn, StandInHub
+from polygon_live.steering import SERVICE
 from polygon_live.wire import Quote
 from tests.collecting import KEY, ROOT, Running, environment, never_closing
 from tests.place import Place, now_ms
@@ -77,7 +78,7 @@ class System:
 
 
 async def _ticking(standin: StandIn, symbols: Sequence[str]) -> None:
-    """Quotes of now, of these symbols in turn, for ever."""
+    """Quotes of now, of these symbols in turn, for ever: each at least once in five seconds."""
 
     def quotes() -> Any:
         for n in count():
@@ -86,7 +87,7 @@ async def _ticking(standin: StandIn, symbols: Sequence[str]) -> None:
 
     made = quotes()
     while True:
-        standin.send(list(islice(made, 20)))
+        standin.send(list(islice(made, max(20, len(symbols) // 50))))
         await trio.sleep(0.1)
 
 
@@ -98,11 +99,16 @@ async def system(
     symbols: Sequence[str] = FOURTEEN_SYMBOLS,
     told: Callable[[Mapping[str, Any]], object] | None = None,
     announce: Nats | None = None,
+    collected: Sequence[str] | None = None,
 ) -> AsyncIterator[System]:
-    """Ticks of ``symbols`` flow; ``told`` is what /state has to say before the block begins."""
+    """Ticks of ``symbols`` flow; ``told`` is what /state has to say before the block begins. ``collected``: what the
+    Hub names, if it has anything to say.
+    """
     standin = standin or StandIn(key=KEY)
     publisher = Publisher(NatsAccess((Secret((announce or place.nats).url),)), "hub")
     hub = StandInHub(publish=publisher.publish)
+    if collected is not None:
+        hub.post(SERVICE, {"operational": {"symbols": list(collected)}})
     async with standin.listening() as ws_url, hub.listening() as hub_url:
         env = environment(
             place.base, ws_url=ws_url, dsn=place.postgres.dsn, nats_url=place.nats.url, broker=place.broker.address

@@ -103,8 +103,11 @@ class Running:
 
 
 def environment(base: Mapping[str, str], *, ws_url: str, dsn: str, nats_url: str, broker: str) -> dict[str, str]:
-    """The settings of a collector on these servers, on any free port."""
+    """The settings of a collector on these servers, on any free port. The archive is nowhere: what a test misses is not
+    asked for at Polygon's.
+    """
     return {
+        "POLYGON_LIVE_REST_URL": "http://127.0.0.1:1",
         **base,
         "POLYGON_API_KEY": KEY,
         "POLYGON_LIVE_WS_URLS": ws_url,

@@ -32,6 +32,10 @@ COMPRESSION: Final = ("policy_compression", None, timedelta(hours=1), True)
 CHUNKS: Final = """
     select range_end - range_start, is_compressed from timescaledb_information.chunks
     where hypertable_name = 'market_ticks' order by range_start"""
+NEVER: Final = """
+    select alter_job(job_id, next_start => 'infinity') from timescaledb_information.jobs
+    where hypertable_name = 'market_ticks'"""
+"""Of the policies: where there are background workers, they would be first."""
 HOUR: Final = timedelta(hours=1)
 
 PLATFORM: Final = """

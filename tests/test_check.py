@@ -1,25 +1,32 @@
 """``polygon-live check`` against the whole system: all good, then each item made to fail for real."""
 
 import re
+import signal
 from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from itertools import permutations
 
 import psycopg
 import pytest
 
+from polygon_live.check import examine
 from polygon_live.check.arrived import KAFKA, NATS, SYMBOLS, TABLE
 from polygon_live.check.kept import RETENTION
 from polygon_live.check.login import LOGIN
 from polygon_live.check.reload import RELOAD
 from polygon_live.check.running import COLLECTOR, CONNECTION, HUB, LIMITS
+from polygon_live.commands.check import STORES
+from polygon_live.commands.inforce import at_a_start
+from polygon_live.config import settings_from
 from polygon_live.embedded import Nats
 from polygon_live.model import FOURTEEN_SYMBOLS
+from polygon_live.operational import ALL_PAIRS
 from polygon_live.standin import Script, StandIn
 from polygon_live.steering import SERVICE
 from tests.checking import QUICK, command, system, well
 from tests.collecting import KEY, environment
-from tests.place import Place
+from tests.place import Place, now_ms
 from tests.waiting import in_thread, until
 
 pytestmark = pytest.mark.engine
@@ -127,7 +134,8 @@ async def test_a_symbol_without_ticks(place: Place) -> None:
         done = await there.check()
         assert (done.code, done.status()) == (1, {SYMBOLS: "fails"}), done
         assert done.items[SYMBOLS]["facts"]["missing"] == ["XAGUSD"]
-        assert "missing: XAGUSD (none in the last hour); 13 of 14" in done.items[SYMBOLS]["evidence"]
+        assert done.items[SYMBOLS]["evidence"].startswith("missing: XAGUSD (none in the last hour, due within ")
+        assert "; 13 of 14 had ticks" in done.items[SYMBOLS]["evidence"]
 
 
 async def test_a_symbol_whose_ticks_were_removed(place: Place) -> None:
@@ -222,3 +230,36 @@ async def test_dialled_without_a_collector(place: Place, script: Script, key: st
         await until(lambda: all(not c.open for c in standin.connections))
         assert all(not c.subscribed for c in standin.connections)
     assert not (place.log_path.parent / "data").exists()  # nothing was left behind
+
+
+async def test_a_collector_that_hangs_or_ends_while_it_is_looked_at(place: Place) -> None:
+    async with system(place) as there:
+        there.running.signal(signal.SIGSTOP)
+        done = await there.check()
+        there.running.signal(signal.SIGCONT)
+        assert done.code == 1
+        assert "is open, but gave no answer within" in done.items[COLLECTOR]["evidence"]
+        assert "start it anew if it hangs" in done.items[COLLECTOR]["todo"]
+        assert "start the collector" in done.items[RETENTION]["todo"]
+
+        def doing(what: str) -> None:
+            if what.startswith("looking on"):
+                there.running.process.kill()
+
+        settings = settings_from(there.env, STORES)
+        found = await examine(settings, seconds=1, dial=False, now_ms=now_ms, at_a_start=at_a_start, doing=doing)
+        item = found.items[0]
+        assert (item.name, item.status) == (COLLECTOR, "fails")
+        assert "it answered at first, but then: no collector answers at" in item.evidence
+        assert item.todo.startswith("start it,")
+
+
+async def test_all_pairs(place: Place) -> None:
+    many = [first + second for first, second in permutations(("EUR", "USD", "JPY", "GBP", "CHF", "SEK", "NOK"), 2)]
+    async with system(place, symbols=many, collected=[ALL_PAIRS]) as there:
+        await there.running.until_state(lambda state: len(state["validator"]["symbols"]) == len(many))
+        done = await there.check()
+        assert (done.code, done.status()) == (0, {}), done
+        assert (
+            done.items[SYMBOLS]["evidence"] == f"all pairs are collected, and {len(many)} had ticks in the last 5 min"
+        )

@@ -76,20 +76,34 @@ def test_a_symbol_is_missed_in_its_own_hours_only() -> None:
     assert symbols(both, None, OPEN, NOW).status == "holds"
     assert told(symbols(one, None, OPEN, NOW)) == (
         "fails",
-        "missing: XAUUSD (the last one 301 s ago); 1 of 2 had ticks in the last 5 min",
+        "missing: XAUUSD (the last one 301 s ago, due within 300 s); 1 of 2 had ticks in the time in which each is due",
     )
     metals_closed = Market({"EURUSD": NOW - HOUR_MS, "XAUUSD": None})
     assert told(symbols(one, None, metals_closed, NOW)) == (
         "holds",
-        "1 of 1 had ticks in the last 5 min; of 1 no ticks are due: XAUUSD is closed",
+        "1 of 1 had ticks in the time in which each is due; of 1 no ticks are due: XAUUSD is closed",
     )
     just_opened = Market({"EURUSD": NOW - HOUR_MS, "XAUUSD": NOW - 299_000})
     assert told(symbols(one, None, just_opened, NOW)) == (
         "holds",
-        "1 of 1 had ticks in the last 5 min; 1 opened just now",
+        "1 of 1 had ticks in the time in which each is due; 1 opened just now",
     )
     assert symbols(one, None, CLOSED, NOW).status == "not applicable"
     assert symbols(None, "no way", OPEN, NOW).status == "skipped"
+
+
+def test_a_symbol_is_missed_as_soon_as_the_collector_itself_would_do_something() -> None:
+    (symbol,) = WELL.validator.symbols
+    known = attrs.evolve(symbol, usual_seconds=5.0, expected_seconds=20.0)
+    state = attrs.evolve(WELL, validator=attrs.evolve(WELL.validator, symbols=(known,)))
+    market = Market.of_running(state, ["EURUSD"])
+    assert symbols(looked(EURUSD=NOW - 79_000), None, market, NOW).status == "holds"
+    assert told(symbols(looked(EURUSD=NOW - 81_000), None, market, NOW)) == (
+        "fails",
+        "missing: EURUSD (the last one 81 s ago, due within 80 s); 0 of 1 had ticks in the time in which each is due",
+    )
+    holiday = attrs.evolve(state, feed=attrs.evolve(state.feed, hush="quiet"))
+    assert symbols(looked(), None, Market.of_running(holiday, ["EURUSD"]), NOW).status == "not applicable"
 
 
 def test_of_all_pairs_nobody_knows_which_there_should_be() -> None:
@@ -211,6 +225,8 @@ def test_the_hub() -> None:
 def test_the_collector_itself() -> None:
     assert collector(WELL, None).status == "holds"
     assert told(collector(None, "no collector answers")) == ("fails", "no collector answers")
+    assert collector(None, "no collector answers").todo.startswith("start it,")
+    assert "start it anew if it hangs" in collector(None, "it gave no answer", away=False).todo
     item = collector(with_feed(state="waiting", last_error="the connection was cut"), None)
     assert item.status == "fails"
     assert "not streaming (waiting)" in item.evidence

@@ -21,6 +21,7 @@ from tests.hypertables import (
     COMPRESSION,
     HOUR_MS,
     JOBS,
+    NEVER,
     RETENTION,
     SERVER,
     Clock,
@@ -44,9 +45,6 @@ PATIENCE_SECONDS = 60.0
 NOW = """
     select alter_job(job_id, next_start => now()) from timescaledb_information.jobs
     where hypertable_name = 'market_ticks' and proc_name = """
-NEVER = """
-    select alter_job(job_id, next_start => 'infinity') from timescaledb_information.jobs
-    where hypertable_name = 'market_ticks'"""
 RUN_BOTH = """
     select count(last_run_status) = 2 from timescaledb_information.job_stats where hypertable_name = 'market_ticks'"""
 _numbers = count()

@@ -18,6 +18,7 @@ from tests.engines.timescale import Timescale
 from tests.hypertables import (
     BY_DAY,
     HOUR_MS,
+    NEVER,
     PLATFORM,
     TWO_DAYS_OF_ROWS,
     Clock,
@@ -168,8 +169,9 @@ async def test_a_server_that_is_away_and_one_that_was_not_named(
 
 @pytest.mark.fetched
 async def test_a_hypertable_is_cleaned_and_compressed_by_hand(hyper_database: str, command: Callable[..., Any]) -> None:
+    await a_retention(hyper_database).once()  # both policies
+    do(hyper_database, NEVER)
     await fill(hyper_database)
-    await a_retention_of_then(hyper_database)
     before = seqs_in(hyper_database)
     shown = json.loads((await command(hyper_database, "--json")).stdout)
     assert seqs_in(hyper_database) == before
@@ -190,11 +192,6 @@ async def test_a_hypertable_is_cleaned_and_compressed_by_hand(hyper_database: st
         assert pieces[name]["bytes_before"] > 0
         assert pieces[name]["bytes"] > 0
     assert sum(piece["compressed"] for piece in after["pieces"]) == 2
-
-
-async def a_retention_of_then(dsn: str) -> None:
-    """The set-up with both policies; our clock of then lets it drop nothing."""
-    await a_retention(dsn, Clock(wall_ms() - 30 * HOUR_MS)).once()
 
 
 @pytest.mark.fetched

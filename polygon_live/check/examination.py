@@ -77,8 +77,7 @@ async def examine(
     flow = await _look_on(settings, evidence, seconds=seconds, due=due)
     doing("looking at the table")
     await _look(settings, evidence)
-    with suppress(CollectorError):
-        evidence.after = await ask_state(settings.http) if evidence.before else None
+    await _ask_after(settings, evidence)
     doing("announcing")
     reloaded = await reload(settings.nats, evidence.after, partial(ask_state, settings.http))
     items = [*_judged(evidence, configuration, market, flow, now_ms()), reloaded]
@@ -102,6 +101,15 @@ async def _ask_before(settings: Settings, evidence: _Evidence) -> None:
             f"what answers is the collector {other}, and POLYGON_LIVE_COLLECTOR_ID is {settings.collector_id}"
         )
         evidence.before = None
+
+
+async def _ask_after(settings: Settings, evidence: _Evidence) -> None:
+    if evidence.before is None:
+        return
+    try:
+        evidence.after = await ask_state(settings.http)
+    except CollectorError as why:
+        evidence.no_state, evidence.away = f"it answered at first, but then: {why}", isinstance(why, CollectorAway)
 
 
 async def _look(settings: Settings, evidence: _Evidence) -> None:
@@ -144,7 +152,7 @@ def _judged(
     else:
         kept_item = skipped(kept.RETENTION, "the table could not be looked at")
     return [
-        running.collector(state, evidence.no_state),
+        running.collector(state, evidence.no_state, away=evidence.away),
         arrived.table(found, why, market, now_ms),
         arrived.nats(flow, market, now_ms),
         arrived.kafka(flow, market, state, now_ms),
@@ -158,8 +166,10 @@ def _judged(
 
 def _alive(settings: Settings, evidence: _Evidence) -> str | None:
     """Why it is not dialled, if a collector may live."""
+    if evidence.before is not None:
+        return "a collector runs"
     if not evidence.away:
-        return "a collector runs" if evidence.before else f"whether a collector runs is not known ({evidence.no_state})"
+        return f"whether a collector runs is not known ({evidence.no_state})"
     try:
         held = holder(settings.journal_dir)
     except JournalError as why:

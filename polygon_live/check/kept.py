@@ -8,7 +8,11 @@ from polygon_live.engines.postgres import BOUND, KEPT, Looked, Pieces
 from polygon_live.status import State
 
 RETENTION: Final = "three-day retention"
-_SEE: Final = "see the collector's log for 'retention', and retention in /state; it tries again every minute"
+_START: Final = "start the collector, and see what it says of retention"
+_SEE: Final = (
+    "see the collector's log for 'retention', and retention in /state; it runs at each half and full hour, and a "
+    "minute after a failure; polygon-live retention --now drops what is past at once"
+)
 
 
 def retention(found: Looked, state: State | None) -> Item:
@@ -34,7 +38,7 @@ def retention(found: Looked, state: State | None) -> Item:
         faults.append("ticks of the next hour have no partition to go to")
     if not faults:
         return holds(RETENTION, told, **facts)
-    return fails(RETENTION, f"{'; '.join(faults)}; {told}", _SEE, **facts)
+    return fails(RETENTION, f"{'; '.join(faults)}; {told}", _SEE if state else _START, **facts)
 
 
 def _hours(found: Looked, pieces: Pieces) -> str:

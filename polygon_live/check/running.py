@@ -19,15 +19,18 @@ MOST_ENDINGS: Final = 3
 """An hour: deploys of Polygon's and a lost packet are no fault of ours; more is."""
 VIOLATION_SECONDS: Final = 3600.0
 NO_COLLECTOR: Final = "no collector was asked"
+_START: Final = "start it, or set POLYGON_LIVE_HTTP_HOST, _PORT and _TOKEN"
+_HANGS: Final = "see its log, and start it anew if it hangs; check POLYGON_LIVE_HTTP_HOST, _PORT and _TOKEN"
 
 
-def collector(state: State | None, why_not: str | None) -> Item:
-    """It answers, and says of itself that it is well."""
+def collector(state: State | None, why_not: str | None, *, away: bool = True) -> Item:
+    """It answers, and says of itself that it is well. ``away``: nobody listens where it should."""
     if state is None:
-        return fails(COLLECTOR, why_not or NO_COLLECTOR, "start it, or set POLYGON_LIVE_HTTP_HOST, _PORT and _TOKEN")
+        return fails(COLLECTOR, why_not or NO_COLLECTOR, _START if away else _HANGS)
     verdict = health(state)
     simulated = ", SIMULATED" if state.simulated else ""
     told = f"{state.collector}, version {state.version}, running since {instant_text(state.started_ms)}{simulated}"
+    told += f"; {state.verification.told}"
     if verdict.healthy:
         return holds(COLLECTOR, told, notes=verdict.notes)
     return fails(COLLECTOR, f"{told}: {'; '.join(verdict.reasons)}", "see /health and /state", reasons=verdict.reasons)
