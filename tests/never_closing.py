@@ -10,6 +10,7 @@ import trio
 
 from polygon_live import logs
 from polygon_live.calendar import all_of_it, always_open
+from polygon_live.commands.garbage import settle
 from polygon_live.config import settings_from
 from polygon_live.daemon import Collector, steered
 from polygon_live.operational import Operational
@@ -20,9 +21,11 @@ DEFAULTS: Final = Operational(websocket_reconnect_delay=1.0, rate_limit_per_seco
 async def collect() -> None:
     settings = settings_from(os.environ)
     logs.configure(settings.log_level, settings.log_format, settings.secrets())
-    await Collector(
+    collector = Collector(
         settings, await steered(settings, defaults=DEFAULTS), sessions=always_open, stretches=all_of_it
-    ).run()
+    )
+    settle()
+    await collector.run()
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import psycopg
 import pytest
 import trio
 
+from polygon_live.blocks import MOST_TICKS
 from polygon_live.embedded import Broker, Nats, Postgres
 from polygon_live.standin import Script, StandIn
 from polygon_live.standin.faults import bad_frames
@@ -22,6 +24,7 @@ from tests.collecting import KEY, collector
 from tests.comparing import archive_agrees, messages_agree, table_agrees, ticks_of
 from tests.engines.nats import in_stream
 from tests.place import STORES, Flow, Place, now_ms, with_stream
+from tests.test_web_server import ALIVE, dial
 from tests.waiting import in_thread, until
 
 pytestmark = pytest.mark.engine
@@ -230,6 +233,25 @@ async def test_sigterm_is_heeded_from_the_first_line_of_the_log(absent_place: Pl
         running.signal(signal.SIGTERM)
         assert await running.ended() == 0
         assert len(running.events("collector stopped")) == len(running.events("collector started"))
+
+
+async def test_sigterm_is_heeded_whoever_holds_on_to_the_status_server(place: Place) -> None:
+    grace_seconds = 30
+    stream, metrics = (ALIVE.replace(b"/health/live", page) for page in (b"/stream", b"/metrics"))
+    beginnings = (b"", b"GET / HT", stream, metrics * 30)
+    async with AsyncExitStack() as left_open:
+        more = {"POLYGON_LIVE_GRACE_SECONDS": str(grace_seconds)}
+        async with place.collecting(StandIn(key=KEY), **more) as running:
+            port = (await running.get("/health/live")).url.port
+            assert port is not None
+            for n in range(50):
+                client = await left_open.enter_async_context(await dial(port, 4096))
+                await client.send_all(beginnings[n % 4])
+            await running.state()
+            running.signal(signal.SIGTERM)
+            with trio.fail_after(grace_seconds):
+                assert await running.ended() == 0
+            assert "Traceback" not in running.said
 
 
 @pytest.mark.parametrize("name", STORES)
@@ -449,3 +471,17 @@ async def test_a_port_that_is_taken_ends_with_78(place: Place) -> None:
         assert await running.ended() == 78
         assert f"port {port}" in running.said
     await listeners[0].aclose()
+
+
+async def test_it_says_up_to_when_the_stores_hold_what_was_accepted(place: Place) -> None:
+    standin = StandIn(key=KEY)
+    flow = Flow(standin)
+    async with place.collecting(standin) as running:
+        while flow.sent < MOST_TICKS:
+            flow.send(500)
+            await running.until_delivered(flow.sent)
+        state = await running.until_state(lambda state: state["verification"]["up_to_ms"])
+        assert state["verification"]["told"].startswith("verified complete up to ")
+        assert [s["compared"] >= MOST_TICKS for s in state["verification"]["stores"]] == [True] * 3
+        assert "polygon_live_verification_timestamp_seconds" in (await running.get("/metrics")).text
+        await running.until_health(200)
