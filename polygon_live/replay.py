@@ -206,9 +206,9 @@ async def into_table(archive: Archive, choice: Choice, table: Table, tally: Tall
         chosen = _chosen(records, choice, tally)
         watch(chosen)
         waiting += chosen
-        if len(waiting) >= AT_ONCE:
-            await _put(waiting, table, tally)
-            waiting = []
+        while len(waiting) >= AT_ONCE:
+            await _put(waiting[:AT_ONCE], table, tally)
+            del waiting[:AT_ONCE]
         show("reading", archive.read, archive.total)
     if waiting:
         await _put(waiting, table, tally)

@@ -266,21 +266,25 @@ async def test_killed_at_any_moment_the_next_one_makes_it_whole(
     assert found.rows() == found.before
 
 
+HELD = """
+import os, trio
+replay.AT_ONCE = 100
+put, blocks = replay.Table.put, []
+async def held(self, ticks):
+    blocks.append(ticks)
+    if len(blocks) == 3:
+        {until}
+    return await put(self, ticks)
+replay.Table.put = held"""
+"""Patches a replay: its third block is held."""
+
+
 async def test_interrupted_it_says_how_far_it_came(
     days: Days, database: str, broker: Broker, clean_environment: dict[str, str]
 ) -> None:
     found = await ruined(days, database, broker.address, clean_environment)
     left = found.count()
-    # It never gets beyond the third block.
-    held = """
-import trio
-replay.AT_ONCE = 300
-put, blocks = replay.Table.put, []
-async def held(self, ticks):
-    blocks.append(ticks)
-    return await put(self, ticks) if len(blocks) < 3 else await trio.sleep_forever()
-replay.Table.put = held"""
-    async with replaying(found.env, *found.asked, patch=held) as running:
+    async with replaying(found.env, *found.asked, patch=HELD.format(until="await trio.sleep_forever()")) as running:
         await until(lambda: found.count() > left)
         running.process.send_signal(signal.SIGINT)
         await running.end()
@@ -298,14 +302,19 @@ async def test_the_database_killed(
     own_postgres: Callable[..., Postgres],
     broker: Broker,
     clean_environment: dict[str, str],
+    tmp_path: Path,
 ) -> None:
     postgres = own_postgres()
     found = await ruined(days, postgres.dsn, broker.address, clean_environment)
     left = found.count()
-    patch = "replay.AT_ONCE = 20" if comes_back else "replay.AT_ONCE = 20; replay.WAITS_SECONDS = (0.1,)"
+    killed = tmp_path / "killed"
+    patch = HELD.format(until=f"while not os.path.exists({str(killed)!r}): await trio.sleep(0.01)")
+    if not comes_back:
+        patch += "\nreplay.WAITS_SECONDS = (0.1,)"
     async with replaying(found.env, *found.asked, patch=patch) as running:
         await until(lambda: found.count() > left)
         postgres.kill()
+        killed.touch()
         if comes_back:
             await in_thread(postgres.start)
         await running.end()
