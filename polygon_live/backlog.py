@@ -6,11 +6,13 @@
 - What was accepted and is in neither is a hole, and is told as one.
 """
 
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Final
 
 import attrs
+import trio
 
 from polygon_live.channels import WeightedReceiver, WeightedSender, open_weighted_channel
 from polygon_live.journal import Hole, Portion
@@ -38,11 +40,24 @@ class Backlog:
         """Out of the channel, and not yet passed by the cursor."""
         self.from_journal = False
         """Whether the last portion was read back."""
+        self._wanted = math.inf
+        """``filled`` waits until ``head`` is there."""
+        self._filled = trio.Event()
+        self._closed = False
 
     def offer(self, batch: Batch) -> None:
         """The next accepted batch. Never waits: what finds no room is left to the journal."""
         self.head = batch.last
         self.queue.offer(batch)
+        if self.head >= self._wanted:
+            self._filled.set()
+
+    async def filled(self, after: int, ticks: int) -> None:
+        """Wait until so many ticks or more follow this ``seq``, wherever they are, or nothing more will come."""
+        self._wanted = after + ticks
+        if self.head < self._wanted and not self._closed:
+            self._filled = trio.Event()
+            await self._filled.wait()
 
     async def next(self, after: int) -> Portion:
         """Wait for what follows this ``seq``. Asking again for the same is answered the same, and what has come since.
@@ -90,4 +105,6 @@ class Backlog:
 
     async def aclose(self) -> None:
         """Nothing more will be offered."""
+        self._closed = True
+        self._filled.set()
         await self.queue.aclose()

@@ -167,16 +167,11 @@ class Pump:
 
     async def _next(self) -> Portion:
         """As ``Backlog.next``, with what comes until the store's pause is over."""
-        while True:
-            portion = await self.backlog.next(self._cursor)
-            due = self._began + self._pause(len(portion.batch)) if portion.batch else -math.inf
-            if (left := due - trio.current_time()) <= 0:
-                return portion
-            await trio.sleep(min(left, self.sink.pause_seconds))
-
-    def _pause(self, ticks: int) -> float:
-        pause = self.sink.few_pause_seconds if ticks < FEW_TICKS else self.sink.pause_seconds
-        return pause if ticks < ENOUGH_TICKS else 0.0
+        for ticks, pause in ((ENOUGH_TICKS, self.sink.pause_seconds), (FEW_TICKS, self.sink.few_pause_seconds)):
+            if (due := self._began + pause) > trio.current_time():
+                with trio.move_on_at(due):
+                    await self.backlog.filled(self._cursor, ticks)
+        return await self.backlog.next(self._cursor)
 
     async def _open(self) -> None:
         """Connect, trying for ever, and learn how far the store is."""

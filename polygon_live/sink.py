@@ -66,12 +66,16 @@ class Sink(Protocol):
     name: str
     keeps_cursor: ClassVar[bool]
     """Whether the store itself remembers how far it is. If not, the collector does, a moment behind."""
-    pause_seconds: ClassVar[float]
-    """From the beginning of one write to that of the next, unless thousands of ticks wait: for a store where a write
-    costs the same be it of one tick or of a hundred, and whose readers don't look by the millisecond.
-    """
-    few_pause_seconds: ClassVar[float]
-    """The same while only a few ticks wait."""
+
+    @property
+    def pause_seconds(self) -> float:
+        """From the beginning of one write to that of the next, unless thousands of ticks wait: for a store where a
+        write costs the same be it of one tick or of a hundred, and whose readers don't look by the millisecond.
+        """
+
+    @property
+    def few_pause_seconds(self) -> float:
+        """The same while only a few ticks wait."""
 
     async def open(self) -> Opened:
         """Connect, make the store ready (set up, verified), end what is left of the connection before, and then read

@@ -129,8 +129,8 @@ class LogSink(Client):
     """One collector's producer."""
 
     keeps_cursor: ClassVar[bool] = True
-    pause_seconds: ClassVar[float] = 0.03
-    few_pause_seconds: ClassVar[float] = 0.2
+    pause_seconds: ClassVar[float] = 0.1
+    few_pause_seconds: ClassVar[float] = 0.5
     _store: Log
 
     def __init__(self, log: Log, identity: Identity, life: Life) -> None:

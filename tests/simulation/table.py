@@ -132,8 +132,8 @@ class TableSink(Client):
     """One collector's connection to it."""
 
     keeps_cursor: ClassVar[bool] = True
-    pause_seconds: ClassVar[float] = 0.01
-    few_pause_seconds: ClassVar[float] = 0.01
+    pause_seconds: ClassVar[float] = 0.02
+    few_pause_seconds: ClassVar[float] = 0.2
     _store: Table
 
     def __init__(self, table: Table, identity: Identity, life: Life) -> None:

@@ -77,6 +77,11 @@ class KafkaClient:
         self._most_bytes = DEFAULT_MOST_BYTES
         self.facts = StoreFacts({"client": self._kind.version})
 
+    @property
+    def pause_seconds(self) -> float:
+        """As ``Kind`` has it."""
+        return self._kind.pause_seconds
+
     async def open(self) -> Opened:
         """Connect, see to the topic, end what was left, and say how far the archive is. Raises StoreUnavailable,
         StoreMisconfigured, StoreContested.
