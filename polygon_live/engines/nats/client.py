@@ -117,7 +117,8 @@ class NatsClient(Link[Speaker]):
             raise StoreUnavailable(f"the connection to NATS {self._where()} is gone")
         async with self._saying(client):
             if asyncio.get_running_loop().time() - self._asked > ASK_AGAIN_SECONDS:
-                mode = await self._look_again(client, server, mode)
+                with client.lasting():
+                    mode = await self._look_again(client, server, mode)
             await mode.publish(messages, self._publish_seconds)
 
     async def _add_stream(self, name: str) -> None:

@@ -180,13 +180,14 @@ class Link(abc.ABC, Generic[C]):
 
     @asynccontextmanager
     async def _saying(self, client: C) -> AsyncIterator[None]:
-        """Around what is said on it. A fault, and whatever the server says out of turn meanwhile, is its last."""
+        """Around what is said on it, which must end with the connection. A fault, and whatever the server says out of
+        turn meanwhile, is its last.
+        """
         heard = self._heard
         heard.clear()
         failed: Exception | None = None
         try:
-            with client.lasting():
-                yield
+            yield
         except Exception as why:  # noqa: BLE001  # everything is translated
             failed = why
         reasons = [*permission_refusals(heard), *([failed] if failed else heard)]

@@ -64,9 +64,7 @@ class Core:
     async def publish(self, messages: Sequence[Message], seconds: float) -> None:
         """One PONG answers for all."""
         async with asyncio.timeout(seconds):
-            if messages:
-                await self._client.say(messages)
-            await ping(self._client, seconds)
+            await self._client.say(messages)
 
 
 class JetStream:
@@ -113,12 +111,14 @@ class JetStream:
         what still comes would be counted for the next.
         """
         if not messages:
-            await ping(self._client, seconds)
+            async with asyncio.timeout(seconds):
+                await self._client.say(messages)
             return
         try:
-            async with asyncio.timeout(seconds):
-                for part in in_rounds(messages) if self._clustered else [messages]:
-                    await self._publish_at_once(part)
+            with self._client.lasting():
+                async with asyncio.timeout(seconds):
+                    for part in in_rounds(messages) if self._clustered else [messages]:
+                        await self._publish_at_once(part)
         except TimeoutError:
             silent = f"stream {self.stream} did not acknowledge within {seconds:g} s"
             raise StoreUnavailable(f"{silent}: it hangs, or too few of the servers that keep it are up") from None

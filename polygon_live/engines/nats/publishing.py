@@ -36,5 +36,6 @@ class Publisher(Link[Connection]):
         client = self._client
         assert client is not None  # noqa: S101  # it was just made
         async with self._saying(client):
-            await client.publish(subject, payload)
-            await ping(client, SERVER_SECONDS)
+            with client.lasting():
+                await client.publish(subject, payload)
+                await ping(client, SERVER_SECONDS)
