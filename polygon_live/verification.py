@@ -92,9 +92,9 @@ class Verification:
     DOUBT_SECONDS: ClassVar = 15.0
     """Before a difference is believed: by then it is known of a store that it was restarted and has fallen behind."""
     MARK_SECONDS: ClassVar = 2.0
-    SHARE: ClassVar = 0.03
+    SHARE: ClassVar = 0.02
     """Of a core, over time."""
-    SAVED_SECONDS: ClassVar = 300.0
+    SAVED_SECONDS: ClassVar = 60.0
     MOST_DIFFERENCES: ClassVar = 20
     """Of one store, that alarm at a time. Beyond that it is not compared further."""
 

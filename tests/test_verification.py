@@ -118,9 +118,9 @@ async def test_a_row_that_is_missing_is_told_with_the_command_that_brings_it_bac
             assert (found.first, found.last) == (ticks[0].seq, ticks[-1].seq)
             assert (found.from_ms, found.to_ms) == (gone[0].timestamp_ms, gone[-1].timestamp_ms + 1)
             assert "timescale lacks 3 of 600 ticks that were accepted" in found.sentence
+            await rig.verified()
             assert " but for a difference" in rig.verification.snapshot().told
             assert "complete" not in rig.verification.snapshot().told
-            await rig.verified()
             assert not rig.told("nats").differences + rig.told("kafka").differences
             program, command, *arguments = shlex.split(found.mend)
             assert (program, command) == ("polygon-live", "replay")

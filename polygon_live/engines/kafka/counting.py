@@ -26,8 +26,10 @@ from polygon_live.errors import StoreMisconfigured
 
 PATIENCE_SECONDS: Final = 45.0
 """With nothing to be read: longer than the transaction of a collector that died may stay open."""
-BUSY_SHARE: Final = 0.2
+BUSY_SHARE: Final = 0.1
 """Of the time, while it reads."""
+PIECE: Final = 100
+"""Records between two rests: some 2 ms, in which every other thread has to ask for its turn."""
 NAP_SECONDS: Final = 0.1
 MOST_READ: Final = 1_000_000
 """Records in one go: after a restart nobody knows where the ticks of long ago stand that a block may have."""
@@ -131,7 +133,7 @@ class ArchiveNumbers:
             return [Numbers(bytes(counted), certain=False) for counted in times]
         trimmed = any(begins[p] > 0 and starts[p] <= begins[p] for p in ends)
         with committed(self._access, name=self._name) as consumer, self._its_thread():
-            stretch = Stretch(consumer, self._topic, starts, ends, patience=PATIENCE_SECONDS)
+            stretch = Stretch(consumer, self._topic, starts, ends, patience=PATIENCE_SECONDS, most=PIECE)
             began = time.thread_time()
             while records := stretch.block():
                 for record in records:

@@ -71,9 +71,11 @@ class Stretch:
         ends: Mapping[int, int],
         *,
         patience: float,
+        most: int = BLOCK,
     ) -> None:
-        """``patience`` is in seconds."""
+        """``patience`` is in seconds, ``most`` how many records a block may have."""
         self._consumer = consumer
+        self._most = most
         self._patience = patience
         self._at = {p: starts[p] for p, end in ends.items() if starts[p] < end}
         self._ends = {TopicPartition(topic, p): ends[p] for p in self._at}
@@ -94,7 +96,7 @@ class Stretch:
         deadline = time.monotonic() + self._patience
         while self._ends and not self.stopped:
             before = self.read
-            found = self._consumer.poll(timeout_ms=POLL_MS, max_records=BLOCK)
+            found = self._consumer.poll(timeout_ms=POLL_MS, max_records=self._most)
             records = [r for partition, part in found.items() for r in part if r.offset < self._ends.get(partition, 0)]
             self._look()
             if records:
