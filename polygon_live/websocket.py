@@ -8,6 +8,7 @@ is against the rules. With the first frame that is none of the usual (in fragmen
 short way ends for this connection, and everything from that frame on is the library's.
 """
 
+import math
 from collections import deque
 from typing import Final
 
@@ -16,6 +17,15 @@ from trio_websocket import WebSocketConnection
 
 MAX_MESSAGE: Final = 16 * 2**20
 """Bytes."""
+REST_SECONDS: Final = 0.0015
+"""After a read, where reads follow close upon each other. All that is done behind a read costs 1 ms of CPU, be it of
+one frame or of ten; and 5,000 frames a second come 0.2 ms apart.
+"""
+NEAR_SECONDS: Final = 2 * REST_SECONDS
+IN_A_ROW: Final = 10
+"""So many reads close upon each other, and it is no conversation."""
+MUCH: Final = 2**13
+"""Bytes in one read: it is worth its price."""
 _HEAD_END: Final = b"\r\n\r\n"
 _SWITCHING: Final = b"HTTP/1.1 101"
 _TEXT: Final = 0x81
@@ -38,6 +48,8 @@ class Tap(trio.abc.Stream):
         self.messages: deque[str] = deque()
         self.came = trio.lowlevel.ParkingLot()
         """Whoever waits for messages, or for the end."""
+        self._read_at = -math.inf
+        self._in_a_row = 0
         self.ended = False
         """No more messages will come this way."""
 
@@ -55,11 +67,19 @@ class Tap(trio.abc.Stream):
                 self._buffer += data
                 if left := self._left():
                     return left
+                await self._rest(len(data))
         except BaseException:
             self.end()
             raise
         self.end()
         return b""
+
+    async def _rest(self, size: int) -> None:
+        """Where little comes often, let more come together."""
+        last, self._read_at = self._read_at, trio.current_time()
+        self._in_a_row = self._in_a_row + 1 if self._read_at - last < NEAR_SECONDS else 0
+        if size < MUCH and self._in_a_row >= IN_A_ROW:
+            await trio.sleep(REST_SECONDS)
 
     def _left(self) -> bytes:
         if not self._in_head:

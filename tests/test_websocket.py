@@ -178,3 +178,36 @@ async def test_who_waits_hears_of_the_end(autojump_clock: MockClock) -> None:
         nursery.start_soon(server.cut)
         with pytest.raises(ConnectionClosed):
             await ws.get_messages()
+
+
+async def test_frames_that_come_close_upon_each_other_are_read_together_and_a_single_one_at_once(
+    autojump_clock: MockClock,
+) -> None:
+    us, them = memory_stream_pair()
+    tap, arrived = Tap(us), []
+
+    async def note() -> None:
+        while True:
+            await tap.came.park()
+            arrived.append((trio.current_time(), len(tap.messages)))
+            tap.messages.clear()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(note)
+        await them.send_all(HEAD)
+        assert await tap.receive_some() == HEAD
+        nursery.start_soon(tap.receive_some)
+        for _ in range(100):
+            await them.send_all(frame(b"tick"))
+            await trio.sleep(0.0002)
+        await trio.sleep(1)
+        assert sum(count for _, count in arrived) == 100
+        assert len(arrived) < 30
+        arrived.clear()
+        sent = [trio.current_time() + n for n in range(3)]
+        for moment in sent:
+            await trio.sleep_until(moment)
+            await them.send_all(frame(b"tick"))
+        await trio.sleep(1)
+        assert arrived == [(moment, 1) for moment in sent]
+        nursery.cancel_scope.cancel()
