@@ -10,7 +10,7 @@ import trio
 
 from polygon_live import logs
 from polygon_live.calendar import all_of_it, always_open
-from polygon_live.commands.garbage import settle
+from polygon_live.commands.interpreter import settle
 from polygon_live.config import settings_from
 from polygon_live.daemon import Collector, steered
 from polygon_live.operational import Operational

@@ -13,7 +13,7 @@ from typing import Final
 import click
 
 from polygon_live import __version__
-from polygon_live.commands.garbage import unsearched
+from polygon_live.commands.interpreter import unsearched
 from polygon_live.errors import ConfigurationError, JournalError, PolygonLiveError, reasons
 
 INTERNAL: Final = 70

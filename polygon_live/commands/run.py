@@ -6,7 +6,7 @@ import click
 import trio
 
 from polygon_live import logs
-from polygon_live.commands.garbage import settle
+from polygon_live.commands.interpreter import settle
 from polygon_live.commands.signals import ended_by_signal
 from polygon_live.config import settings_from
 from polygon_live.daemon import Collector, steered
