@@ -21,6 +21,9 @@ from polygon_live.model import Batch
 MOST_TICKS: Final = 5000
 """A batch: large enough that the fixed cost of a write vanishes, small enough that halving finds a tick quickly."""
 
+READ_TICKS: Final = 2000
+"""A portion of the journal: 5 ms of its thread, for which what has just come may have to wait."""
+
 Read = Callable[[int, int], Awaitable[Portion | None]]
 """``Journal.read``, to be awaited."""
 
@@ -91,7 +94,7 @@ class Backlog:
     async def _in_journal(self, after: int, until: int) -> Portion:
         """What the journal has behind ``after``; from ``until`` on there is more in memory, or nothing at all."""
         self.from_journal = True
-        found = await self._read(after, MOST_TICKS)
+        found = await self._read(after, READ_TICKS)
         if found is None:
             return Portion(None, (Hole(after + 1, until, "unjournaled"),), until)
         if found.last > until and (found.batch is None or found.batch.first > until):

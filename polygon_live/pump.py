@@ -36,6 +36,8 @@ from polygon_live.status import SinkSnapshot
 ENOUGH_TICKS: Final = MOST_TICKS // 2
 """In a batch, for it to be written without a pause."""
 FEW_TICKS: Final = 100
+MOST_REST_SECONDS: Final = 0.05
+"""Who catches up rests as long as a write took, but no longer: what comes live has the right of way."""
 FIRST_WAIT_SECONDS: Final = 0.25
 MOST_WAIT_SECONDS: Final = 5.0
 MISCONFIGURED_WAIT_SECONDS: Final = 15.0
@@ -98,8 +100,8 @@ class Pump:
         """The store itself has said how far it is, in this run."""
         self._away_since: float | None = None
         """When it was asked for a sign of life that has not come yet: ticks may wait in the queue, and nobody looks."""
-        self._began = -math.inf
-        """When the last batch was begun to be written."""
+        self._began, self._took = -math.inf, 0.0
+        """When the last batch was begun to be written, and how long that lasted."""
         self._say_again = 0.0
         self._said_away = True
         """The log's last word about this store is that it is away (as it is at the start)."""
@@ -121,7 +123,7 @@ class Pump:
 
     @property
     def cursor(self) -> int:
-        """Everything up to this ``seq`` is settled. A store that keeps its own cursor may say otherwise when opened."""
+        """Everything up to this ``seq`` is settled. A store that keeps its own may say otherwise when opened."""
         return self._cursor
 
     @property
@@ -171,6 +173,8 @@ class Pump:
             if (due := self._began + pause) > trio.current_time():
                 with trio.move_on_at(due):
                     await self.backlog.filled(self._cursor, ticks)
+        if self.backlog.from_journal:
+            await trio.sleep(min(self._took, MOST_REST_SECONDS))
         return await self.backlog.next(self._cursor)
 
     async def _open(self) -> None:
@@ -243,6 +247,7 @@ class Pump:
                 await self._open()
             batch = self._in_hand = batch.beyond(self._cursor)
         self._in_hand = None
+        self._took = trio.current_time() - self._began
 
     async def _write(self, batch: Batch) -> None:
         parts = [batch]

@@ -12,7 +12,7 @@ import trio
 from structlog.testing import capture_logs
 from trio.testing import MockClock
 
-from polygon_live.backlog import MOST_TICKS
+from polygon_live.backlog import MOST_TICKS, READ_TICKS
 from polygon_live.errors import JournalError, RowsRefused, StoreMisconfigured, StoreUnavailable
 from polygon_live.journal import Hole, Journal, Portion
 from polygon_live.model import Batch, Tick, encode
@@ -403,6 +403,30 @@ async def test_what_finds_no_room_is_read_from_the_journal_in_order(bench: Make,
             await trio.testing.wait_all_tasks_blocked()
     assert b.sink.stored == [*range(1, 15)]
     assert (b.pump.snapshot().lost, b.desk.holes) == (0, [])
+
+
+class Slow(Unhurried):
+    """Each write takes 10 ms."""
+
+    pause_seconds = few_pause_seconds = 0.0
+
+    async def write(self, part: Batch) -> Written:
+        await trio.sleep(0.01)
+        return await super().write(part)
+
+
+async def test_who_catches_up_from_the_journal_rests_as_long_as_a_write_took(
+    bench: Make, autojump_clock: MockClock
+) -> None:
+    b = bench(limit=10)
+    for first in range(1, 3 * READ_TICKS, 500):
+        b.accept(*range(first, first + 500))
+    b = bench(sink=Slow(), cursor=0)
+    began = trio.current_time()
+    await b.run_to_the_end()
+    assert b.sink.sizes == [READ_TICKS] * 3
+    assert isinstance(b.sink, Slow)
+    assert [round(at - began, 3) for at in b.sink.times] == [0.01, 0.03, 0.05]
 
 
 async def test_what_neither_memory_nor_the_journal_has_is_told_and_passed(

@@ -163,7 +163,7 @@ async def scaling(bench: Bench) -> None:
 async def _costs(bench: Bench, rig: Rig, what: str, rates: Sequence[int]) -> dict[int, float]:
     """µs by rate."""
     bench.doing(f"{what}: warming up")
-    await rig.steady(FEW, per_frame=20, seconds=bench.warm)
+    await rig.steady(100, per_frame=20, seconds=bench.warm)  # few: what was sent is verified afterwards
     standing = await rig.standing(bench.seconds / 2)
     costs = {}
     for rate in rates:
