@@ -319,7 +319,8 @@ def _signal(pid: int, number: signal.Signals) -> None:
 
 def free_port() -> int:
     """One that nobody listens on now."""
-    while not _is_free(port := random.choice(PORTS)):
+    draw = random.SystemRandom()  # who seeds the other one would make two processes draw the same
+    while not _is_free(port := draw.choice(PORTS)):
         pass
     return port
 
