@@ -55,24 +55,14 @@ class _Selector(selectors.DefaultSelector):
     Python makes, with both addresses in it, was a quarter of what its thread did.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._keys: dict[Any, selectors.SelectorKey] = {}
-
-    def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
-        key = self._keys[fileobj] = super().register(fileobj, events, data)
-        return key
-
-    def unregister(self, fileobj: Any) -> selectors.SelectorKey:
-        self._keys.pop(fileobj, None)
-        return super().unregister(fileobj)
-
-    def modify(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
-        key = self._keys[fileobj] = super().modify(fileobj, events, data)
-        return key
-
     def get_key(self, fileobj: Any) -> selectors.SelectorKey:
-        return self._keys[fileobj]
+        number = fileobj if isinstance(fileobj, int) else fileobj.fileno()
+        if number < 0:  # closed: it is looked for
+            return super().get_key(fileobj)
+        key: selectors.SelectorKey | None = self._fd_to_key.get(number)  # type: ignore[attr-defined]
+        if key is None:
+            raise KeyError(number)
+        return key
 
 
 class _Connections(KafkaConnectionManager):  # type: ignore[misc]
