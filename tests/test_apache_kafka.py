@@ -38,7 +38,7 @@ from polygon_live.engines.kafka import access as access_module
 from polygon_live.engines.kafka.access import administration
 from polygon_live.engines.kafka.confluent import ConfluentProducer
 from polygon_live.engines.kafka.connections import connected
-from polygon_live.engines.kafka.cursor import Cursor
+from polygon_live.engines.kafka.cursor import Cursor, name_of
 from polygon_live.engines.kafka.producer import PythonProducer
 from polygon_live.engines.kafka.producing import Purpose
 from polygon_live.engines.kafka.topic import DEFAULT_MOST_BYTES
@@ -511,6 +511,42 @@ async def test_the_one_that_keeps_the_transactions_lost_at_a_commit(
         await in_thread(three.start)
 
     await under_load(three.address, topic, lose)
+
+
+@pytest.mark.parametrize("either", [CONFLUENT], indirect=True)
+@pytest.mark.usefixtures("either")
+async def test_the_one_that_keeps_the_cursors_lost_and_forgotten_before_a_commit(
+    three: Cluster, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """librdkafka waits for that one for ever, whatever limit it is given."""
+    real = ConfluentProducer.commit
+    strike = threading.Event()
+
+    def struck(self: ConfluentProducer, cursor: Cursor, seconds: float) -> None:
+        if strike.is_set():
+            strike.clear()
+            keeper = keeper_of(three.address, name_of(f"collector-of-{topic}"))
+            three[keeper].kill()
+            while keeper in self._producer.list_topics(timeout=5).brokers:
+                time.sleep(0.1)
+        real(self, cursor, seconds)
+
+    monkeypatch.setattr(ConfluentProducer, "commit", struck)
+
+    async def lose(delivery: Delivery) -> None:
+        strike.set()
+        await until(lambda: not strike.is_set())
+        await delivery.reaches(delivery.offered + 600)
+        await in_thread(three.start)
+
+    await under_load(three.address, topic, lose)
+
+
+def keeper_of(address: str, group: str) -> int:
+    """The broker that keeps what this group has committed."""
+    with administration(access(address), name="test") as admin:
+        found: Mapping[str, int] = admin._manager.run(admin._find_coordinator_ids, [group])
+        return found[group]
 
 
 async def both(*what: Callable[[], None]) -> None:

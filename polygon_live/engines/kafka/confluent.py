@@ -6,6 +6,9 @@ Rules of this file's state:
   each delivery and each error too, but not after a fatal one: then it raises, and what is called while an exception
   waits fails in a way of its own. Nothing is lost by that: a record that is not delivered fails its transaction, and
   the next call says why.
+- It does not keep the time limit of ``send_offsets_to_transaction``: when the broker that keeps the cursor is gone from
+  the cluster, it waits for that one for ever (librdkafka issues 5456 and 5511, open in 2.16). So that wait is left to a
+  thread of its own, which is abandoned with its producer; what it may still send then, the successor's epoch fences.
 - What it says is put into kafka-python's words, of which ``errors`` knows the meaning: the brokers' own numbers are
   the same for both.
 """
@@ -15,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from queue import Empty, SimpleQueue
 from typing import Any, Final
 
 import confluent_kafka
@@ -33,6 +37,8 @@ LINGER_MS: Final = 20_000
 """Never reached: the producer waits for the end of the batch, so that it is not torn apart by a sender that is faster.
 It must be less than a transaction may take.
 """
+LATE_SECONDS: Final = 1.0
+"""After its own time limit it has said something, or never will."""
 WORDS: Final[Mapping[str, type[errors.KafkaError]]] = {
     "_TIMED_OUT": errors.KafkaTimeoutError,
     "_TIMED_OUT_QUEUE": errors.KafkaTimeoutError,
@@ -119,7 +125,8 @@ class ConfluentProducer:
         producer = self._producer
         offsets = [TopicPartition(self._topic, 0, cursor.seq, metadata=cursor.metadata)]
         with _in_our_words():
-            producer.send_offsets_to_transaction(offsets, self._group, max(0.0, seconds))
+            limit = max(0.0, seconds)
+            _within(limit + LATE_SECONDS, lambda: producer.send_offsets_to_transaction(offsets, self._group, limit))
             producer.commit_transaction(max(0.0, deadline - time.monotonic()))
 
     def close(self) -> None:
@@ -179,6 +186,27 @@ def _in_our_words() -> Iterator[None]:
         yield
     except KafkaException as why:
         raise words_for(why.args[0]) from None
+
+
+def _within(seconds: float, work: Callable[[], None]) -> None:
+    """What it raises is raised here. If it does not return, its thread is left to itself, and KafkaTimeoutError."""
+    ended: SimpleQueue[BaseException | None] = SimpleQueue()
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as why:  # noqa: BLE001  # raised where it is waited for
+            ended.put(why)
+        else:
+            ended.put(None)
+
+    threading.Thread(target=run, name="librdkafka commit", daemon=True).start()
+    try:
+        failure = ended.get(timeout=seconds)
+    except Empty:
+        raise errors.KafkaTimeoutError("librdkafka does not return from writing the cursor: it is left") from None
+    if failure is not None:
+        raise failure
 
 
 def words_for(why: KafkaError) -> errors.KafkaError:
