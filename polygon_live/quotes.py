@@ -18,6 +18,8 @@ price: that goes by way of the digits, and took a fifth of a tick's judgement.
 LEAST_PRICE: Final = 1e-8
 MOST_PRICE: Final = 1e12
 """No pair is quoted outside; inside, sums cannot overflow and 9 decimals cannot round a mid to zero."""
+EXCHANGES: Final = 1_000_000_000
+"""Ids of exchanges are below: Polygon's have up to three digits, and the table's column has 32 bits."""
 
 
 def mid_of(quote: wire.Quote) -> float:
@@ -80,4 +82,4 @@ def exchange(x: int | str) -> int | None:
         if not (x.isascii() and x.isdecimal() and len(x) < 10):
             return None
         x = int(x)
-    return x if 0 <= x < 1_000_000_000 else None
+    return x if 0 <= x < EXCHANGES else None

@@ -2,9 +2,9 @@ import csv
 import json
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from hypothesis import given
@@ -347,6 +347,37 @@ def test_every_event_is_either_a_tick_or_a_reject_and_every_tick_is_sound(events
     for reject in rejects:
         reject.raw.encode()
         assert "\0" not in reject.raw
+
+
+USUAL: Final[Mapping[str, Sequence[Any]]] = {
+    "p": ("EUR/USD", "XAU/USD"),
+    "a": (1.1, 1.10001, 1.1002),
+    "b": (1.1, 1.09999),
+    "t": (0, 1, 2, -1),
+    "x": (48, 1),
+}
+ODD: Final[Mapping[str, Sequence[Any]]] = {
+    "p": ("ABC/DEF", "nothing"),
+    "a": (1.2, 3.3, 3.300001, 0.36, 11.0, 1e12, 1e13, 0.0, -1.1, math.nan, math.inf),
+    "b": (0.99, 0.9000001, 3.29, 0.36, 11.0, 1e-8, 1e-9, 0.0, -1.1, math.nan, -math.inf),
+    "t": (HOUR, HOUR + 1, -72 * HOUR, -72 * HOUR - 1, -NOW, NOW * 1000),
+    "x": (0, 999_999_999, 1_000_000_000, -1, "48", "x", None),
+}
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_in_one_expression_as_test_by_test(seed: int) -> None:
+    """What the usual way takes, the thorough one takes too, and the same is left behind."""
+    draw = random.Random(seed)
+    usual, thorough = Judge(), Judge()
+    thorough.validator._is_usual = lambda *_: False  # type: ignore[method-assign]
+    for _ in range(1000):
+        event = {name: draw.choice(values) for name, values in USUAL.items()}
+        for name in draw.sample(sorted(ODD), draw.choice((0, 0, 1, 2))):
+            event[name] = draw.choice(ODD[name])
+        text = json.dumps([{"ev": "C", **event, "t": NOW + event["t"]}])
+        assert usual.text(text) == thorough.text(text)
+    assert usual.validator.snapshot(always_open) == thorough.validator.snapshot(always_open)
 
 
 def test_hours_of_market_with_a_seed_are_all_accepted() -> None:
