@@ -174,9 +174,7 @@ class Subjects:
         if not self._connected:
             await self._client.connect()
         self._connected = False
-        await self._client.publish(
-            [Message(f"ticks.{t.symbol}.late", t.payload, f"{t.collector}:{t.seq}", t.symbol) for t in ticks]
-        )
+        await self._client.publish([_message(tick) for tick in ticks])
         self._connected = True
 
     def close(self) -> None:
@@ -190,6 +188,11 @@ class Subjects:
             return []
         begin = f"stream {about['stream']} keeps what was published, but for ticks that it was given in the"
         return [f"{begin} {about['duplicate_window_seconds']} s before: what it had for longer, it has twice now"]
+
+
+def _message(tick: Spooled) -> Message:
+    subject = f"ticks.{tick.symbol}.late".encode()
+    return Message(subject, tick.payload, tick.symbol, tick.collector.encode(), tick.seq)
 
 
 class Onto(Protocol):

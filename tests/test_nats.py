@@ -344,8 +344,8 @@ async def test_a_stream_that_is_made_changed_or_removed_is_noticed_while_connect
 
 
 def test_in_a_cluster_the_ticks_of_a_symbol_leave_one_after_the_other() -> None:
-    messages = [Message(f"ticks.{symbol}", b"", str(n), symbol) for n, symbol in enumerate("AABACBD")]
-    assert [[m.key for m in part] for part in in_rounds(messages)] == [["0", "2", "4", "6"], ["1", "5"], ["3"]]
+    messages = [Message(b"", b"", symbol, b"", n) for n, symbol in enumerate("AABACBD")]
+    assert [[m.seq for m in part] for part in in_rounds(messages)] == [[0, 2, 4, 6], [1, 5], [3]]
 
 
 async def test_a_full_stream_says_so(nats_server: Nats) -> None:

@@ -2,14 +2,30 @@
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import trio
 
 from polygon_live.config import NatsAccess
 from polygon_live.engines.nats import Message, NatsClient
-from polygon_live.model import SOURCE_REST, Batch, Tick
+from polygon_live.model import SOURCE_REST, Batch
 from polygon_live.sink import Opened, StoreFacts, Written
+
+
+class _Subjects(dict[str, bytes]):
+    """Of each symbol, made once."""
+
+    def __init__(self, form: str) -> None:
+        super().__init__()
+        self._form = form
+
+    def __missing__(self, symbol: str) -> bytes:
+        subject = self[symbol] = self._form.format(symbol).encode()
+        return subject
+
+
+_LIVE: Final = _Subjects("ticks.{}")
+_LATE: Final = _Subjects("ticks.{}.late")
 
 
 class NatsSink:
@@ -34,7 +50,7 @@ class NatsSink:
         self, access: NatsAccess, collector: str, *, live_max_age_seconds: float, now_ms: Callable[[], int]
     ) -> None:
         """``now_ms`` gives Unix milliseconds."""
-        self._collector = collector
+        self._collector = collector.encode()
         self._live_ms = live_max_age_seconds * 1000
         self._now_ms = now_ms
         self._client = NatsClient(
@@ -61,13 +77,15 @@ class NatsSink:
         return Written(len(batch))
 
     async def _publish(self, batch: Batch) -> None:
-        live_from = self._now_ms() - self._live_ms
+        # What was fetched is behind what came live, however young it is.
+        live_from, collector = self._now_ms() - self._live_ms, self._collector
         messages = [
             Message(
-                f"ticks.{tick.symbol}" if _is_of_now(tick, live_from) else f"ticks.{tick.symbol}.late",
+                (_LIVE if tick.timestamp_ms >= live_from and tick.source != SOURCE_REST else _LATE)[tick.symbol],
                 payload,
-                f"{self._collector}:{tick.seq}",
                 tick.symbol,
+                collector,
+                tick.seq,
             )
             for tick, payload in zip(batch.ticks, batch.payloads, strict=True)
         ]
@@ -98,8 +116,3 @@ class NatsSink:
     def facts(self) -> StoreFacts:
         """As found when last connected."""
         return self._client.facts
-
-
-def _is_of_now(tick: Tick, live_from: float) -> bool:
-    """What was fetched is behind what came live, however young it is."""
-    return tick.timestamp_ms >= live_from and tick.source != SOURCE_REST

@@ -16,16 +16,19 @@ from nats.errors import ConnectionClosedError
 from polygon_live.engines.nats.link import Connection
 
 _PING: Final = b"PING\r\n"
-_KEY_AT: Final = b"NATS/1.0\r\nNats-Msg-Id: %b\r\n\r\n"
+_KEY_AT: Final = b"NATS/1.0\r\nNats-Msg-Id: %b:%d\r\n\r\n"
 
 
 class Message(msgspec.Struct, frozen=True, gc=False):
-    """One tick on its way. ``key`` is what JetStream knows a repeat by; the order is kept among those of one symbol."""
+    """One tick on its way. JetStream knows a repeat by ``collector`` and ``seq``; the order is kept among those of one
+    symbol.
+    """
 
-    subject: str
+    subject: bytes
     payload: bytes
-    key: str
     symbol: str
+    collector: bytes
+    seq: int
 
 
 class Speaker(Connection):
@@ -47,7 +50,7 @@ class Speaker(Connection):
         reading = self._reading_task
         if self._transport is None or not self.is_connected or reading is None or reading.done():
             raise ConnectionClosedError
-        parts = [b"PUB %b %d\r\n%b\r\n" % (m.subject.encode(), len(m.payload), m.payload) for m in messages]
+        parts = [b"PUB %b %d\r\n%b\r\n" % (m.subject, len(m.payload), m.payload) for m in messages]
         held, self._pending, self._pending_data_size = self._pending, [], 0
         answer = self._answer = asyncio.get_running_loop().create_future()
         self._pongs.append(answer)  # in the same moment as it is written: PONGs come in the order of the PINGs
@@ -63,9 +66,9 @@ class Speaker(Connection):
         """Leave them all to the library, each with its key, to be acknowledged at ``inbox``."""
         parts = []
         for message in messages:
-            headers = _KEY_AT % message.key.encode()
+            headers = _KEY_AT % (message.collector, message.seq)
             size = len(headers) + len(message.payload)
-            sizes = message.subject.encode(), self.inbox, len(headers), size
+            sizes = message.subject, self.inbox, len(headers), size
             parts.append(b"HPUB %b %b %d %d\r\n" % sizes + headers + message.payload + b"\r\n")
         await self._send_command(b"".join(parts))
         await self._flush_pending()
