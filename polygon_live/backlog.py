@@ -23,6 +23,8 @@ MOST_TICKS: Final = 5000
 
 READ_TICKS: Final = 2000
 """A portion of the journal: 5 ms of its thread, for which what has just come may have to wait."""
+MOST_REST_SECONDS: Final = 0.05
+"""Who catches up rests as long as a write took, but no longer: what comes live has the right of way."""
 
 Read = Callable[[int, int], Awaitable[Portion | None]]
 """``Journal.read``, to be awaited."""
@@ -43,6 +45,10 @@ class Backlog:
         """Out of the channel, and not yet passed by the cursor."""
         self.from_journal = False
         """Whether the last portion was read back."""
+        self._nearest = math.inf
+        """The least that the cursor was behind at any portion that was read back, since it was not behind at all."""
+        self._losing = False
+        """Whether it is further behind by now."""
         self._wanted = math.inf
         """``filled`` waits until ``head`` is there."""
         self._filled = trio.Event()
@@ -78,6 +84,8 @@ class Backlog:
                 return await self._in_journal(after, self._taken[0].after)
             if after < self.head and not self.queue.held:
                 return await self._in_journal(after, self.head)
+            if after >= self.head:
+                self._nearest = math.inf
             self._taken.extend(await self._batches.receive_some(MOST_TICKS))
 
     def _in_memory(self, after: int) -> Portion:
@@ -94,6 +102,8 @@ class Backlog:
     async def _in_journal(self, after: int, until: int) -> Portion:
         """What the journal has behind ``after``; from ``until`` on there is more in memory, or nothing at all."""
         self.from_journal = True
+        self._losing = self.head - after > self._nearest
+        self._nearest = min(self._nearest, self.head - after)
         found = await self._read(after, READ_TICKS)
         if found is None:
             return Portion(None, (Hole(after + 1, until, "unjournaled"),), until)
@@ -101,6 +111,11 @@ class Backlog:
             holes = tuple(attrs.evolve(h, last=min(h.last, until)) for h in found.holes if h.first <= until)
             return Portion(None, holes, until)
         return found
+
+    async def rest(self, seconds: float) -> None:
+        """Between a write that took so long and the next, if it catches up; not while it falls further behind."""
+        if self.from_journal and not self._losing:
+            await trio.sleep(min(seconds, MOST_REST_SECONDS))
 
     def waiting(self, after: int) -> int:
         """How many ticks are in memory behind this ``seq``."""

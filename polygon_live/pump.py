@@ -18,6 +18,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from operator import attrgetter
 from typing import Final, Protocol
 
 import structlog
@@ -36,8 +37,6 @@ from polygon_live.status import SinkSnapshot
 ENOUGH_TICKS: Final = MOST_TICKS // 2
 """In a batch, for it to be written without a pause."""
 FEW_TICKS: Final = 100
-MOST_REST_SECONDS: Final = 0.05
-"""Who catches up rests as long as a write took, but no longer: what comes live has the right of way."""
 FIRST_WAIT_SECONDS: Final = 0.25
 MOST_WAIT_SECONDS: Final = 5.0
 MISCONFIGURED_WAIT_SECONDS: Final = 15.0
@@ -173,8 +172,7 @@ class Pump:
             if (due := self._began + pause) > trio.current_time():
                 with trio.move_on_at(due):
                     await self.backlog.filled(self._cursor, ticks)
-        if self.backlog.from_journal:
-            await trio.sleep(min(self._took, MOST_REST_SECONDS))
+        await self.backlog.rest(self._took)
         return await self.backlog.next(self._cursor)
 
     async def _open(self) -> None:
@@ -277,10 +275,9 @@ class Pump:
         if delivered:
             self._in_a_row = 0
             self._delivered_ms = now_ms = self._wall_ms()
-            now = trio.current_time()
-            ages = Counter([now_ms - tick.received_ms for tick in part.ticks[: delivered + expired]])
-            self._delay.add(ages, now, scale=0.001)
-            self._batches.add({len(part): 1}, now)
+            came = Counter(map(attrgetter("received_ms"), part.ticks[: delivered + expired]))
+            self._delay.add({now_ms - at: times for at, times in came.items()}, trio.current_time(), scale=0.001)
+            self._batches.add({len(part): 1}, trio.current_time())
 
     async def _refused(self, part: Batch, why: RowsRefused) -> None:
         tick = part.ticks[0]

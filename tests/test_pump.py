@@ -429,6 +429,32 @@ async def test_who_catches_up_from_the_journal_rests_as_long_as_a_write_took(
     assert [round(at - began, 3) for at in b.sink.times] == [0.01, 0.03, 0.05]
 
 
+async def test_who_falls_further_behind_does_not_rest_until_he_is_nearer(
+    bench: Make, autojump_clock: MockClock
+) -> None:
+    b = bench(limit=10)
+    for first in range(1, 4001, 400):
+        b.accept(*range(first, first + 400))
+    b = bench(sink=Slow(), limit=10, cursor=0)
+    began = trio.current_time()
+
+    async def flood() -> None:
+        """1,500 ticks in the time that a write takes, for 60 ms."""
+        for first in range(4001, 13_001, 150):
+            b.accept(*range(first, first + 150))
+            await trio.sleep(0.001)
+        await b.pump.backlog.aclose()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(b.pump.run)
+        nursery.start_soon(flood)
+    assert b.sink.stored == [*range(1, 13_001)]
+    assert isinstance(b.sink, Slow)
+    times = [round(at - began, 3) for at in b.sink.times]
+    assert times[:8] == [0.01, 0.03, *(n / 100 for n in range(4, 10))], "once, and not again until the flood was over"
+    assert times[8] == 0.11, "nearer again"
+
+
 async def test_what_neither_memory_nor_the_journal_has_is_told_and_passed(
     bench: Make, autojump_clock: MockClock
 ) -> None:
