@@ -4,13 +4,13 @@ from collections.abc import Callable, Sequence
 
 import attrs
 import structlog
-import trio
 
 from polygon_live.entries import taken_over
 from polygon_live.gap import Gap
 from polygon_live.journal import Hole
 from polygon_live.keeper import RESERVED_AHEAD, Keeper
 from polygon_live.model import Reject
+from polygon_live.mutex import Mutex
 from polygon_live.recovery import Recovery
 from polygon_live.rejects import RejectBook
 from polygon_live.sink import Opened, Sink
@@ -27,7 +27,7 @@ class PumpBooks:
     _validator: Validator
     _recovery: Recovery
     _rejects: RejectBook
-    _numbering: trio.Lock
+    _numbering: Mutex
     _beginning: int
     """Of the journal: nothing before it is anybody's business."""
     _cursor_of: Callable[[Sink], int]

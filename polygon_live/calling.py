@@ -43,7 +43,11 @@ class InThread:
 
     async def __call__(self, work: Callable[[], T], /) -> T:
         """In a worker thread."""
-        await self._one.acquire()
+        await trio.lowlevel.checkpoint_if_cancelled()
+        try:
+            self._one.acquire_nowait()  # a wait for what is free would be a turn of the loop, and 60 µs
+        except trio.WouldBlock:
+            await self._one.acquire()
         token = trio.lowlevel.current_trio_token()
         waiting: list[trio.lowlevel.Task] = [trio.lowlevel.current_task()]
 

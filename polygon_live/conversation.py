@@ -9,7 +9,7 @@ Rules of this file's state:
 """
 
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import attrs
@@ -118,25 +118,28 @@ class Conversation:
     async def _read(self) -> FeedError:
         """Read to the end: everything goes to the validator, statuses are heard here too."""
         try:
-            while True:
-                messages = await self._ws.get_messages()
-                self._last_message = trio.current_time()
-                now_ms = self._standing.wall_ms()
-                for message in messages:
-                    self._standing.intake.take(message, now_ms)
-                statuses = [message for message in messages if wire.may_hold_status(message)]
-                for message in statuses:
-                    await self._hear(message)
-                if len(statuses) < len(messages):
-                    self._last_quotes = self._last_message
-                    if self._standing.subscriptions.only_all():
-                        self.last_of_all = self._last_message
-                    if self._streaming_since == math.inf:
-                        self._streaming_since = self._last_message
+            with self._ws.shown_to(self._take):
+                while True:
+                    for status in await self._ws.get_messages():
+                        await self._hear(status)
         except ConnectionClosed as why:
             return closed_error(why)
         except FeedError as why:
             return why
+
+    def _take(self, messages: Sequence[str | bytes]) -> Sequence[str | bytes]:
+        self._last_message = trio.current_time()
+        now_ms = self._standing.wall_ms()
+        for message in messages:
+            self._standing.intake.take(message, now_ms)
+        statuses = [message for message in messages if wire.may_hold_status(message)]
+        if len(statuses) < len(messages):
+            self._last_quotes = self._last_message
+            if self._standing.subscriptions.only_all():
+                self.last_of_all = self._last_message
+            if self._streaming_since == math.inf:
+                self._streaming_since = self._last_message
+        return statuses
 
     async def _hear(self, message: str | bytes) -> None:
         for status in wire.statuses(message):

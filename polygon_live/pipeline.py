@@ -38,6 +38,7 @@ from polygon_live.journal import Journal
 from polygon_live.keeper import RESERVED_AHEAD, Keeper
 from polygon_live.limits import Turns
 from polygon_live.model import EVENT_QUOTE, Batch, Interruption, Reject, Tick, encode
+from polygon_live.mutex import Mutex
 from polygon_live.operational import Operational
 from polygon_live.pump import Pump
 from polygon_live.recovery import Recovery
@@ -98,7 +99,7 @@ class Pipeline:
         self._journal = journal
         self._operational = operational
         self._wall_ms = wall_ms
-        self._accepting = trio.Lock()
+        self._accepting = Mutex()
         self._begun = trio.Event()
         """Nothing new is accepted before."""
         self._closed = False

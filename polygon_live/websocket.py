@@ -10,10 +10,15 @@ short way ends for this connection, and everything from that frame on is the lib
 
 import math
 from collections import deque
-from typing import Final
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final, TypeAlias
 
 import trio
 from trio_websocket import WebSocketConnection
+
+Show: TypeAlias = Callable[[Sequence[str | bytes]], Sequence[str | bytes]]
+"""Looks at messages, and says which of them are to be waited for."""
 
 MAX_MESSAGE: Final = 16 * 2**20
 """Bytes."""
@@ -45,7 +50,8 @@ class Tap(trio.abc.Stream):
         self._buffer = bytearray()
         """The part of a frame that has come; before the first one, of the answer to the handshake."""
         self._in_head = True
-        self.messages: deque[str] = deque()
+        self.messages: deque[str | bytes] = deque()
+        self.show: Show = lambda messages: messages
         self.came = trio.lowlevel.ParkingLot()
         """Whoever waits for messages, or for the end."""
         self._read_at = -math.inf
@@ -96,6 +102,7 @@ class Tap(trio.abc.Stream):
 
     def _left_of_frames(self) -> bytes:
         buffer, left = self._buffer, b""
+        messages: list[str | bytes] = []
         begins, end = 0, len(buffer)
         while end - begins >= 2:
             kind, length = buffer[begins], buffer[begins + 1]
@@ -111,18 +118,24 @@ class Tap(trio.abc.Stream):
                 break
             if usual and kind == _TEXT:
                 try:
-                    self.messages.append(buffer[payload:ends].decode())
+                    messages.append(buffer[payload:ends].decode())
                 except UnicodeDecodeError:
                     usual = False
             if not usual:
+                self.take(messages)
                 return left + self._all_the_rest(begins)
             if kind != _TEXT:
                 left += buffer[begins:ends]
             begins = ends
         del buffer[:begins]
-        if self.messages:
-            self.came.unpark_all()
+        self.take(messages)
         return left
+
+    def take(self, messages: Sequence[str | bytes]) -> None:
+        """They have come."""
+        if messages and (waited_for := self.show(messages)):
+            self.messages += waited_for
+            self.came.unpark_all()
 
     def _all_the_rest(self, begins: int) -> bytes:
         rest = bytes(self._buffer[begins:])
@@ -156,14 +169,28 @@ class WebSocket:
         await self._wait()
         return self._tap.messages.popleft() if self._tap.messages else await self._library.get_message()
 
-    async def get_messages(self) -> list[str | bytes]:
+    async def get_messages(self) -> Sequence[str | bytes]:
         """The next one and all that are there with it; after the last, ConnectionClosed."""
         await self._wait()
         if not self._tap.messages:
-            return [await self._library.get_message()]
-        messages: list[str | bytes] = list(self._tap.messages)
+            return self._tap.show([await self._library.get_message()])
+        messages = list(self._tap.messages)
         self._tap.messages.clear()
         return messages
+
+    @contextmanager
+    def shown_to(self, show: Show) -> Iterator[None]:
+        """In the block, what comes is shown at once, by the task that reads, and ``get_messages`` gives what is to be
+        waited for. To wake another task for each frame costs more than to decode it, where frames are small.
+        """
+        tap, before = self._tap, self._tap.show
+        tap.show = show
+        waiting, tap.messages = tap.messages, deque()
+        tap.take(list(waiting))
+        try:
+            yield
+        finally:
+            tap.show = before
 
     async def _wait(self) -> None:
         while not self._tap.messages and not self._tap.ended:

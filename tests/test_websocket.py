@@ -50,7 +50,7 @@ class Scripted(trio.abc.Stream):
         raise NotImplementedError
 
 
-async def through(*chunks: bytes) -> tuple[list[str], bytes]:
+async def through(*chunks: bytes) -> tuple[list[str | bytes], bytes]:
     """What a tap takes out of this, and what it leaves."""
     tap, left = Tap(Scripted(iter(chunks))), b""
     while data := await tap.receive_some():
@@ -178,6 +178,39 @@ async def test_who_waits_hears_of_the_end(autojump_clock: MockClock) -> None:
         nursery.start_soon(server.cut)
         with pytest.raises(ConnectionClosed):
             await ws.get_messages()
+
+
+async def test_what_is_shown_at_once_is_waited_for_only_if_that_is_wanted(autojump_clock: MockClock) -> None:
+    shown: list[str | bytes] = []
+
+    def show(messages: Sequence[str | bytes]) -> Sequence[str | bytes]:
+        shown.extend(messages)
+        return [message for message in messages if "?" in str(message)]
+
+    async with conversation() as (ws, server):
+        await server.say(TextMessage("before"))
+        await trio.testing.wait_all_tasks_blocked()
+        with ws.shown_to(show):
+            assert shown == ["greeting", "before"]
+            await server.say(TextMessage("one"), TextMessage("two?"), TextMessage("three"))
+            assert await ws.get_messages() == ["two?"]
+            assert shown[2:] == ["one", "two?", "three"]
+            await server.say(TextMessage("in ", message_finished=False), TextMessage("parts"), TextMessage("four?"))
+            assert await ws.get_messages() == []  # the library's: it was shown, and nobody need wait for it
+            assert await ws.get_messages() == ["four?"]
+            assert shown[5:] == ["in parts", "four?"]
+        await server.say(TextMessage("afterwards"))
+        assert await ws.get_messages() == ["afterwards"]
+        assert shown[-1] == "four?"
+
+
+async def test_what_comes_after_it_was_shown_is_kept_for_who_waits(autojump_clock: MockClock) -> None:
+    async with conversation() as (ws, server):
+        with ws.shown_to(lambda _: ()):
+            await server.say(TextMessage("nobody's"))
+            await trio.testing.wait_all_tasks_blocked()
+        await server.say(TextMessage("somebody's"))
+        assert await ws.get_messages() == ["somebody's"]
 
 
 async def test_frames_that_come_close_upon_each_other_are_read_together_and_a_single_one_at_once(

@@ -5,8 +5,8 @@ week would take minutes. When a market ticks is written down in UTC here, apart 
 """
 
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
 from typing import Any
 
@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 from polygon_live import wire
 from polygon_live.calendar import open_since
 from polygon_live.health import Health, health
-from polygon_live.websocket import WebSocket
+from polygon_live.websocket import Show, WebSocket
 from tests.feeding import World
 from tests.resting import RestWorld, resting
 from tests.test_status import WELL
@@ -51,8 +51,13 @@ class Line:
     async def get_message(self) -> str:
         return await self._messages.receive()
 
-    async def get_messages(self) -> list[str]:
-        return [await self.get_message()]
+    async def get_messages(self) -> Sequence[str | bytes]:
+        return self._show([await self.get_message()])
+
+    @contextmanager
+    def shown_to(self, show: Show) -> Iterator[None]:
+        self._show = show
+        yield
 
     async def send_message(self, text: str) -> None:
         await trio.lowlevel.checkpoint()
