@@ -1,12 +1,13 @@
 """The pieces by themselves: what one of them costs a tick, and how near a store's write path comes to its limit."""
 
 import os
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
-from itertools import islice
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -30,6 +31,8 @@ MOST_BYTES: Final = 200 << 20
 READ_TICKS: Final = 50_000
 JUDGED: Final = 2000
 """Ticks, over and over."""
+RESTS: Final = (0.0, 0.001, 0.004, 0.05)
+"""Seconds: between frames of twenty at 20,000 and at 5,000 ticks/s, and between single ticks at 20."""
 
 
 def wall_ms() -> int:
@@ -91,6 +94,12 @@ async def micro(bench: Bench) -> None:
             f"decode and judge, {events} events a frame",
             await in_thread(partial(best, partial(_judge, texts, validator()), seconds)),
         )
+    for rest in RESTS:
+        bench.doing(f"judging one tick each {1000 * rest:g} ms")
+        tell(
+            f"decode and judge one tick, {1000 * rest:g} ms after the last",
+            await in_thread(partial(_rested, frames(1)[:JUDGED], rest, seconds)),
+        )
     made = next(batches(1000)).ticks
     tell("encode a tick as JSON", await in_thread(partial(best, partial(_encode, made), seconds)))
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
@@ -114,6 +123,22 @@ def _judge(texts: Sequence[str], judge: Validator) -> int:
     for text in texts:
         judge.judge([wire.Frame(text, now)], 0.0)
     return judge.accepted - moved
+
+
+def _rested(texts: Sequence[str], rest: float, seconds: float) -> float:
+    """What one costs if nothing was done before it for so long: caches and the processor's sleep, no work of ours."""
+    judge = validator()
+    costs: list[float] = []
+    until = time.perf_counter() + seconds
+    for text in cycle(texts):
+        if costs and time.perf_counter() > until:
+            break
+        if rest:
+            time.sleep(rest)
+        begun = time.thread_time()
+        judge.judge([wire.Frame(text, wall_ms())], 0.0)
+        costs.append((time.thread_time() - begun) * 1e6)
+    return statistics.median(costs)
 
 
 def _encode(made: Sequence[Tick]) -> int:
