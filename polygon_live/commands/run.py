@@ -6,6 +6,7 @@ import click
 import trio
 
 from polygon_live import logs
+from polygon_live.commands.core import keep_to_one_core
 from polygon_live.commands.interpreter import settle
 from polygon_live.commands.signals import ended_by_signal
 from polygon_live.config import settings_from
@@ -22,6 +23,9 @@ def run() -> None:
         async with ended_by_signal():  # the Hub may take its time
             collector = Collector(settings, await steered(settings))
             settle()
-            await collector.run()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(keep_to_one_core)
+                await collector.run()
+                nursery.cancel_scope.cancel()
 
     trio.run(collect)
