@@ -35,13 +35,14 @@ from kafka.protocol.metadata import CoordinatorType
 from polygon_live.config import KafkaAccess, settings_from
 from polygon_live.engines.kafka import Archive
 from polygon_live.engines.kafka import access as access_module
+from polygon_live.engines.kafka import topic as topic_module
 from polygon_live.engines.kafka.access import administration
 from polygon_live.engines.kafka.confluent import ConfluentProducer
 from polygon_live.engines.kafka.connections import connected
 from polygon_live.engines.kafka.cursor import Cursor, name_of
 from polygon_live.engines.kafka.producer import PythonProducer
 from polygon_live.engines.kafka.producing import Purpose
-from polygon_live.engines.kafka.topic import DEFAULT_MOST_BYTES
+from polygon_live.engines.kafka.topic import DEFAULT_MOST_BYTES, TopicAdmin
 from polygon_live.errors import RowsRefused, StoreMisconfigured, StoreUnavailable
 from polygon_live.model import Batch, Tick, encode
 from polygon_live.sink import Identity
@@ -59,7 +60,7 @@ pytestmark = pytest.mark.fetched
 NOW_MS = int(time.time() * 1000)
 """The real time: a broker that is killed forgets whose records it took if they are more than a day old."""
 SYMBOLS = ("EURUSD", "XAUUSD", "GBPUSD", "USDJPY", "AUDUSD", "NZDUSD", "USDCHF", "USDCAD")
-ALICE, BOB, DORA = "alice-77-secret", "bob-88-secret", "dora-66-secret"
+ALICE, BOB, DORA, ERIN = "alice-77-secret", "bob-88-secret", "dora-66-secret", "erin-55-secret"
 _topics = (f"archive-{n}" for n in itertools.count())
 
 
@@ -165,10 +166,8 @@ def make_topic(address: str, topic: str, *, partitions: int = 2, copies: int = 1
 
 
 def configuration(address: str, topic: str) -> dict[str, str]:
-    with administration(access(address), name="test") as admin:
-        resource = ConfigResource(ConfigResourceType.TOPIC, topic)
-        found = admin.describe_configs([resource], config_filter="all")["topic"][topic]
-        return {name: entry["value"] for name, entry in found.items()}
+    with administration(access(address), name="test", kind=TopicAdmin) as admin:
+        return topic_module.configuration(admin, topic)
 
 
 def leaders(address: str, topic: str) -> list[int]:
@@ -222,6 +221,22 @@ async def test_the_topic_is_made_as_an_archive_by_two_at_once(node: Kafka, topic
         "unclean.leader.election.enable": "false",
     }
     assert {name: found[name] for name in wanted} == wanted
+
+
+async def test_a_broker_that_has_not_heard_of_a_new_topic_is_asked_again(node: Kafka, topic: str) -> None:
+    class Early(TopicAdmin):
+        def describe_configs(self, *given: Any, **named: Any) -> Any:
+            try:
+                return super().describe_configs(*given, **named)
+            except errors.UnknownTopicOrPartitionError:
+                make_topic(node.address, topic, config={"retention.ms": "-1"})
+                raise
+
+    def found() -> Mapping[str, str]:
+        with administration(access(node.address), name="test", kind=Early) as admin:
+            return topic_module.configuration(admin, topic)
+
+    assert (await in_thread(found))["retention.ms"] == "-1"
 
 
 async def test_a_topic_that_is_no_archive_is_used_and_complained_about(node: Kafka, topic: str) -> None:
@@ -565,7 +580,8 @@ def authority() -> trustme.CA:
 
 @pytest.fixture(scope="module")
 def locked(tmp_path_factory: pytest.TempPathFactory, authority: trustme.CA) -> Iterator[Kafka]:
-    lock = Lock(authority.issue_cert("127.0.0.1"), {"alice": ALICE, "bob": BOB, "dora": DORA}, powerful="alice")
+    users = {"alice": ALICE, "bob": BOB, "dora": DORA, "erin": ERIN}
+    lock = Lock(authority.issue_cert("127.0.0.1"), users, powerful="alice")
 
     def locked_kafka(folder: Path) -> Kafka:
         return Kafka(folder, lock=lock)
@@ -601,7 +617,7 @@ async def refusal(broker: Kafka, authority: trustme.CA, kind: type[Exception], *
         with pytest.raises(kind) as why, trio.fail_after(PATIENCE_SECONDS):
             await sink.open()
         await sink.aclose()
-    for secret in (ALICE, BOB, DORA, "wrong-99-secret"):
+    for secret in (ALICE, BOB, DORA, ERIN, "wrong-99-secret"):
         assert secret not in str(why.value)
     return str(why.value)
 
@@ -664,11 +680,11 @@ async def test_missing_rights_are_named(locked: Kafka, authority: trustme.CA) ->
     assert "describe and write on the transactional id and describe and read on the group" in said
 
 
-def grant(broker: Kafka, kind: ResourceType, *operations: ACLOperation) -> None:
-    """To dora, on everything of this kind that is named as ours."""
+def grant(broker: Kafka, user: str, kind: ResourceType, *operations: ACLOperation) -> None:
+    """On everything of this kind that is named as ours."""
     prefix = "tick_" if kind is ResourceType.TOPIC else "polygon-live."
     pattern = ResourcePattern(kind, prefix, ACLResourcePatternType.PREFIXED)
-    acls = [ACL("User:dora", "*", operation, ACLPermissionType.ALLOW, pattern) for operation in operations]
+    acls = [ACL(f"User:{user}", "*", operation, ACLPermissionType.ALLOW, pattern) for operation in operations]
     with administration(access(broker.back_door), name="test") as admin:
         admin.create_acls(acls)
 
@@ -681,10 +697,10 @@ async def test_the_rights_that_are_named_are_enough(locked: Kafka, authority: tr
         (ResourceType.TOPIC, topic, "GroupAuthorizationFailedError"),
         (ResourceType.GROUP, (op.DESCRIBE, op.READ), "TransactionalIdAuthorizationFailedError"),
     ):
-        await in_thread(lambda kind=kind, operations=operations: grant(locked, kind, *operations))  # type: ignore[misc]
+        await in_thread(partial(grant, locked, "dora", kind, *operations))
         said = await refusal(locked, authority, StoreMisconfigured, **dora)
         assert f"refuses ({missing}" in said
-    await in_thread(lambda: grant(locked, ResourceType.TRANSACTIONAL_ID, op.DESCRIBE, op.WRITE))
+    await in_thread(partial(grant, locked, "dora", ResourceType.TRANSACTIONAL_ID, op.DESCRIBE, op.WRITE))
     with environment(locked, authority, **dora) as login:
         async with opened(Impatient(login, "tick_archive", "dora-1")) as sink:
             assert sink.facts().complaints == ()
@@ -694,6 +710,25 @@ async def test_the_rights_that_are_named_are_enough(locked: Kafka, authority: tr
         async with Archive(login, since_ms=0) as archive:
             assert await archive.cursor_of("dora-1") == 100
             assert sum([len(block) async for block in archive]) == 100
+
+
+async def test_who_may_not_see_the_configuration_says_that_it_is_not_verified(
+    locked: Kafka, authority: trustme.CA
+) -> None:
+    op = ACLOperation
+    for kind, operations in (
+        (ResourceType.TOPIC, (op.CREATE, op.DESCRIBE, op.READ, op.WRITE)),
+        (ResourceType.GROUP, (op.DESCRIBE, op.READ)),
+        (ResourceType.TRANSACTIONAL_ID, (op.DESCRIBE, op.WRITE)),
+    ):
+        await in_thread(partial(grant, locked, "erin", kind, *operations))
+    with environment(locked, authority, KAFKA_SASL_USERNAME="erin", KAFKA_SASL_PASSWORD=ERIN) as login:
+        async with opened(Impatient(login, "tick_archive", "erin-1")) as sink:
+            (complaint,) = sink.facts().complaints
+            assert complaint.startswith("what tick_archive keeps is not verified")
+            assert "(TopicAuthorizationFailedError): grant describe configs on it" in complaint
+            assert sink.facts().about["verified"] is False
+            await sink.write(batch(1, 10))
 
 
 async def test_a_broker_that_hangs_in_the_handshake_is_given_up(locked: Kafka, authority: trustme.CA) -> None:

@@ -28,7 +28,7 @@ from polygon_live.engines.kafka.errors import FENCED, translated
 from polygon_live.engines.kafka.kinds import kind_of
 from polygon_live.engines.kafka.producing import Producer, Purpose
 from polygon_live.engines.kafka.reading import committed, newest_of
-from polygon_live.engines.kafka.topic import DEFAULT_MOST_BYTES, set_up
+from polygon_live.engines.kafka.topic import DEFAULT_MOST_BYTES, TopicAdmin, set_up
 from polygon_live.errors import StoreContested, StoreUnavailable
 from polygon_live.model import Batch
 from polygon_live.sink import Identity, Opened, StoreFacts
@@ -154,7 +154,7 @@ class KafkaClient:
         return self._read_cursor(stable=True)
 
     def _see_to_the_topic(self) -> None:
-        with administration(self._access, name=self._name) as admin:
+        with administration(self._access, name=self._name, kind=TopicAdmin) as admin:
             facts, self._most_bytes = set_up(admin, self._topic)
         self.facts = attrs.evolve(facts, about={"client": self._kind.version, **facts.about})
 

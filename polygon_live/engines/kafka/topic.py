@@ -1,7 +1,7 @@
 """The archive's topic: made if it is not there, verified whoever made it."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import trio
@@ -43,7 +43,18 @@ PATIENCE_SECONDS: Final = 3.0
 T = TypeVar("T")
 
 
-def set_up(admin: KafkaAdminClient, topic: str) -> tuple[StoreFacts, int]:
+class TopicAdmin(KafkaAdminClient):  # type: ignore[misc]
+    """Raises what a broker answers instead of a configuration: the library takes it for one without entries."""
+
+    @classmethod
+    def _describe_configs_process_responses(cls, responses: Sequence[Any], *given: Any) -> Any:
+        for result in (result for response in responses for result in response.results):
+            if result.error_code:
+                raise errors.for_code(result.error_code)(result.error_message)
+        return super()._describe_configs_process_responses(responses, *given)
+
+
+def set_up(admin: TopicAdmin, topic: str) -> tuple[StoreFacts, int]:
     """Make the topic unless it is there, and look at what is there then: also how many bytes it takes in one request.
     Safe to be done by two at once.
 
@@ -63,9 +74,12 @@ def set_up(admin: KafkaAdminClient, topic: str) -> tuple[StoreFacts, int]:
         "copies": "single copy" if copies == 1 else copies,
     }
     try:
-        config = _config(admin, topic)
+        config = configuration(admin, topic)
     except errors.KafkaError as why:
-        complaint = f"what {topic} keeps is not verified, its configuration can't be read: {type(why).__name__}"
+        todo = "grant describe configs on it" if isinstance(why, errors.AuthorizationError) else "it is asked for again"
+        complaint = (
+            f"what {topic} keeps is not verified, it does not tell its configuration ({type(why).__name__}): {todo}"
+        )
         return StoreFacts(about=about | {"verified": False}, complaints=(complaint,)), DEFAULT_MOST_BYTES
     if "compact" in config.get("cleanup.policy", ""):
         raise StoreMisconfigured(
@@ -94,6 +108,13 @@ def set_up(admin: KafkaAdminClient, topic: str) -> tuple[StoreFacts, int]:
         )
     about |= {"min_insync_replicas": config.get("min.insync.replicas")}
     return StoreFacts(about, tuple(complaints)), int(config.get("max.message.bytes", DEFAULT_MOST_BYTES))
+
+
+def configuration(admin: TopicAdmin, topic: str) -> dict[str, str]:
+    """Every setting that holds for the topic. Raises kafka.errors.KafkaError."""
+    resource = ConfigResource(ConfigResourceType.TOPIC, topic)
+    answer = _patiently(lambda: admin.describe_configs([resource], config_filter="all"))
+    return {name: entry["value"] for name, entry in answer["topic"][topic].items()}
 
 
 def offsets(admin: KafkaAdminClient, topic: str, spec: Any, *, committed: bool = False) -> dict[int, int]:
@@ -173,9 +194,3 @@ def _known(admin: KafkaAdminClient, topic: str) -> Any:
     if (found := _describe(admin, topic)) is None:
         raise errors.UnknownTopicOrPartitionError(topic)
     return found
-
-
-def _config(admin: KafkaAdminClient, topic: str) -> dict[str, str]:
-    resource = ConfigResource(ConfigResourceType.TOPIC, topic)
-    answer = _patiently(lambda: admin.describe_configs([resource], config_filter="all"))
-    return {name: entry["value"] for name, entry in answer["topic"][topic].items()}
