@@ -2,22 +2,25 @@
 
 import json
 import os
+import socket
 import string
 import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 import trio
+from kafka import errors
 from kafka.admin import ConfigResource, ConfigResourceType
 
 from polygon_live.embedded import Broker
-from polygon_live.engines.kafka import TOPIC, trim_topic
+from polygon_live.engines.kafka import TOPIC, connections, trim_topic
+from polygon_live.engines.kafka import access as access_module
 from polygon_live.engines.kafka.access import administration
 from polygon_live.engines.kafka.topic import FOR_EVER
 from polygon_live.errors import RowsRefused, StoreMisconfigured, StoreUnavailable
@@ -30,6 +33,7 @@ from tests.comparing import archived_as_written
 from tests.delivering import Delivery
 from tests.reading import in_archive
 from tests.waiting import PATIENCE_SECONDS, in_thread
+from tests.wires import Ends, Wire
 from tests.writers import access
 
 pytestmark = pytest.mark.engine
@@ -93,6 +97,47 @@ async def test_real_ticks_arrive_byte_for_byte_in_order_per_symbol(
         assert (await sink.open()).cursor == len(ticks)
     records = await in_thread(lambda: in_archive(broker.address))
     archived_as_written(records, whole)
+
+
+async def test_a_broker_that_hangs_is_met_by_one_client_and_not_by_each(broker: Broker) -> None:
+    """As the kernel of a frozen machine: it takes connections, and nobody answers."""
+    with socket.create_server(("127.0.0.1", 0)) as hanging:
+        both = f"127.0.0.1:{hanging.getsockname()[1]},{broker.address}"
+        sinks = [sink_of(both, f"test-{n}") for n in range(3)]
+        for sink in sinks:
+            await sink.open()
+            await sink.write(batch(1, 10))
+            await sink.check()
+            await sink.aclose()
+        hanging.setblocking(False)
+        dialled = 0
+        with suppress(BlockingIOError):
+            while True:
+                hanging.accept()[0].close()
+                dialled += 1
+    assert dialled <= 1
+
+
+class Slow(Wire):
+    async def up(self, chunk: bytes, ends: Ends) -> None:
+        await trio.sleep(0.3)
+        await super().up(chunk, ends)
+
+
+async def test_where_every_broker_is_slow_they_get_more_time(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(access_module, "REQUEST_MS", 1000)
+    monkeypatch.setattr(connections._Connections, "_limit_ms", 100)
+    async with Slow(broker.port).laid() as one, Slow(broker.port).laid() as two:
+
+        def reached() -> bool:
+            with suppress(errors.KafkaError), administration(access(f"127.0.0.1:{one},127.0.0.1:{two}"), name="test"):
+                return True
+            return False
+
+        assert not await in_thread(reached)
+        with trio.fail_after(PATIENCE_SECONDS):
+            while not await in_thread(reached):
+                pass
 
 
 async def test_the_topic_is_made_as_an_archive_by_two_at_once(broker: Broker) -> None:

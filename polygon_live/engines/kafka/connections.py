@@ -1,16 +1,18 @@
-"""The library's connections, with what they lack: a limit to the TLS handshake, the reason why none comes about, and an
-end when a client can't be made.
+"""The library's connections, with what they lack: limits to TLS' handshake and to the wait for one broker of several,
+the reason why none comes about, and an end when a client can't be made.
 
 By itself the library says of a wrong password and of an unknown certificate only that time is up, waits for a TLS
-handshake for ever, and leaves a thread and five descriptors behind each time an admin client or a consumer finds
-nobody.
+handshake for ever, gives the broker that it happens to ask first all the time there is, and leaves a thread and five
+descriptors behind each time an admin client or a consumer finds nobody.
 """
 
+import itertools
+import random
 import selectors
 import ssl
 import time
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 
 from kafka import errors
 from kafka.net.compat import KafkaNetClient
@@ -23,6 +25,9 @@ from polygon_live.engines.kafka.errors import VERDICTS, CertificateRefused, NotU
 
 HANDSHAKE_SECONDS: Final = 3.0
 """For TLS: longer than a busy broker takes, and short enough to try another one after a broker that hangs."""
+FIRST_ANSWER_MS: Final = 1500
+"""For one of several brokers to take a new client: then the next one is asked. On a slow line it is more."""
+MOST_ANSWER_MS: Final = 60_000
 
 T = TypeVar("T")
 
@@ -40,14 +45,17 @@ def connected(make: Callable[..., T], settings: dict[str, Any]) -> T:
         return KafkaNetClient(net, made[0], **configs)
 
     try:
-        return make(**settings, kafka_client=connections, selector=_Selector)
+        client = make(**settings, kafka_client=connections, selector=_Selector)
     except BaseException as why:
+        _Connections.nobody_answered()
         refusal = made[0].refusal if made else None
         for manager in made:
             KafkaNetClient(manager.net, manager).close()
         if refusal is not None and isinstance(why, errors.KafkaTimeoutError):
             raise refusal from None
         raise
+    made[0].answered()
+    return client
 
 
 class _Selector(selectors.DefaultSelector):
@@ -68,8 +76,21 @@ class _Selector(selectors.DefaultSelector):
 class _Connections(KafkaConnectionManager):  # type: ignore[misc]
     """``refusal`` is why no connection comes about, as far as a broker has let us know."""
 
+    _good: ClassVar[Any] = None
+    """The address by which a client was made last: a broker that hangs, or whose host is gone, is met once, and not by
+    each.
+    """
+    _limit_ms: ClassVar[float] = FIRST_ANSWER_MS
+
     def __init__(self, net: NetworkSelector, **configs: Any) -> None:
         super().__init__(net, **configs)
+        known = self.cluster.bootstrap_brokers()
+        random.shuffle(known)
+        turn = itertools.cycle(sorted(known, key=lambda broker: _address(broker) != self._good))
+        self.cluster.bootstrap_brokers = lambda: [next(turn)]  # the library throws dice each time
+        self._one_of_several = len(known) > 1
+        self._first: tuple[Any, float] | None = None
+        """The address that took this client last, and how long that took, in ms."""
         self.net = net
         self.refusal: BaseException | None = None
         self._reached: set[Any] = set()
@@ -78,16 +99,33 @@ class _Connections(KafkaConnectionManager):  # type: ignore[misc]
     def get_connection(self, node_id: Any, **options: Any) -> Any:
         """As the library does it; whatever becomes of a new one is noted."""
         known = self._conns.get(node_id)
+        begun = time.monotonic()
+        if self._one_of_several and self.cluster.is_bootstrap(node_id):
+            options["timeout_ms"] = min(options.get("timeout_ms") or self._limit_ms, self._limit_ms)
         connection = super().get_connection(node_id, **options)
         if connection is not known:
             self._reached.discard(node_id)
             first = connection.broker_version_data is None
             connection.init_future.add_errback(lambda why: self._failed(connection, why, first=first))
-            connection.init_future.add_callback(lambda _: self._came_about())
+            connection.init_future.add_callback(lambda _: self._came_about(node_id, begun))
         return connection
 
-    def _came_about(self) -> None:
+    def answered(self) -> None:
+        """A client has come about."""
+        if self._first is not None:
+            _Connections._good, took_ms = self._first
+            _Connections._limit_ms = min(max(FIRST_ANSWER_MS, 2 * took_ms), MOST_ANSWER_MS)
+
+    @classmethod
+    def nobody_answered(cls) -> None:
+        """No client has come about."""
+        cls._good, cls._limit_ms = None, min(2 * cls._limit_ms, MOST_ANSWER_MS)
+
+    def _came_about(self, node_id: Any, begun: float) -> None:
         self.refusal = None
+        if self.cluster.is_bootstrap(node_id):
+            took_ms = (time.monotonic() - begun) * 1000
+            self._first = _address(self.cluster.broker_metadata(node_id)), took_ms
 
     def _failed(self, connection: Any, why: BaseException, *, first: bool) -> None:
         if isinstance(why, errors.InvalidReceiveError):
@@ -125,6 +163,10 @@ class _Connections(KafkaConnectionManager):  # type: ignore[misc]
             transport.abort()
             raise
         return transport
+
+
+def _address(broker: Any) -> tuple[str, int]:
+    return broker.host, broker.port
 
 
 class _Tls(KafkaSSLTransport):  # type: ignore[misc]
