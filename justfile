@@ -26,7 +26,7 @@ simulate *ARGS:
 
 # The tests, the quick ones first; arguments go to pytest (`-m "not engine and not fetched"` is the quick ones)
 test *ARGS:
-    @exec pytest --numprocesses 3 --dist loadfile "$@"
+    @exec pytest --numprocesses 4 --dist loadfile "$@"
 
 # The quick tests whose subject knows the market's hours or asks the clock, with that clock set to a Saturday
 saturday *ARGS:
