@@ -467,7 +467,9 @@ async def test_fewer_copies_than_brokers_are_complained_about(three: Cluster, to
 
 
 @pytest.mark.parametrize(
-    ("either", "how"), [(PYTHON, "kill"), (PYTHON, "pause"), (CONFLUENT, "kill")], indirect=["either"]
+    ("either", "how"),
+    [(PYTHON, "kill"), (PYTHON, "pause"), (CONFLUENT, "kill"), (CONFLUENT, "pause")],
+    indirect=["either"],
 )
 @pytest.mark.usefixtures("either")
 async def test_the_leader_lost_under_load_costs_nothing(three: Cluster, topic: str, how: str) -> None:
