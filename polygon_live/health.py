@@ -50,9 +50,10 @@ def health(state: State) -> Health:
     ]
     for sink in state.sinks:
         if sink.state == "down":
+            since = sink.last_error and (sink.last_error_ms or 0) >= (sink.last_delivered_ms or 0)
             reasons.append(
                 f"{sink.name} is down: {sink.behind_seconds:.0f} s behind with {sink.waiting_ticks} ticks waiting"
-                f"{f'; {sink.last_error}' if sink.last_error else ''}"
+                f"{f'; {sink.last_error}' if since else ''}"
             )
         reasons += [f"{sink.name}: {complaint}" for complaint in sink.complaints]
     if not state.retention.verified and _age_seconds(state) > START_SECONDS:
@@ -207,11 +208,17 @@ def _skew_reasons(state: State) -> list[str]:
     skew = state.validator.skew_ms
     if skew is None or abs(skew) <= SKEW_ALARM_MS:
         return []
-    if not any(s.market_open for s in state.validator.symbols):
+    if not any(s.market_open for s in state.validator.symbols) and not _quotes_come(state):
         return []  # as it was at the close: no evidence of now
     if skew > 0:
         return [f"ticks arrive {skew / 1000:.1f} s after their timestamps: the feed is slow or this clock is ahead"]
     return [f"ticks arrive {-skew / 1000:.1f} s before their timestamps: this machine's clock is behind"]
+
+
+def _quotes_come(state: State) -> bool:
+    """Whatever the calendar says: it goes by this machine's clock, which may be the one that is wrong."""
+    last_ms = state.validator.last_quote_ms
+    return last_ms is not None and 0 <= state.at_ms - last_ms < STREAM_QUIET_SECONDS * 1000
 
 
 def _configuration_notes(state: State) -> list[str]:
@@ -235,7 +242,7 @@ def _configuration_notes(state: State) -> list[str]:
 
 def _notes(state: State) -> list[str]:
     notes = _configuration_notes(state)
-    if not any(s.market_open for s in state.validator.symbols):
+    if not any(s.market_open for s in state.validator.symbols) and not _skew_reasons(state):
         notes.append("the market is closed: no ticks are expected")
     notes += _silence_notes(state)
     if state.journal.damaged:

@@ -130,6 +130,8 @@ class ValidatorSnapshot:
     """Events that Polygon sent, of every kind: accepted, rejected, ignored, and what it says of the connection."""
     delay: Spread = NOTHING
     """Seconds from Polygon's timestamp to the receipt, of accepted live ticks."""
+    last_quote_ms: int | None = None
+    """When the last quote of a symbol that is collected was received, accepted or not."""
 
 
 @attrs.frozen

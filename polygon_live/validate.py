@@ -66,6 +66,7 @@ class Validator:
         self.collect(symbols, limits)
         self._now_ms = now_ms
         self._skews: deque[int] = deque(maxlen=SKEW_WINDOW)
+        self._quoted_ms: int | None = None
         self._ignored: Counter[str] = Counter()
         self.last_seq = first_seq - 1
         self.accepted = 0
@@ -178,6 +179,7 @@ class Validator:
             symbols=tuple(t.snapshot(sessions(t.symbol, now_ms), begun_ms, now_ms) for t in tracks),
             events=self._events,
             delay=self._delay.spread(now_ms / 1000),
+            last_quote_ms=self._quoted_ms,
         )
 
     def _judge_quote(
@@ -192,6 +194,7 @@ class Validator:
                 return None
             return "unknown_pair", f"the pair {quote.p[:40]!r} is not among the symbols that are collected", None
         track.heard = self._heard = heard
+        self._quoted_ms = received_ms
         if self._is_usual(quote, track, now_ms):
             self._skews.append(received_ms - quote.t)
             track.candidates = 0

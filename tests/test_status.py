@@ -210,6 +210,23 @@ def test_a_closed_market_silences_the_feeds_alarms_and_no_others() -> None:
     assert health(closed(with_validator(symbols=(refused,)))).healthy, "so was that"
 
 
+def test_a_wrong_clock_is_told_though_by_that_clock_the_market_is_closed() -> None:
+    reasons, notes = attrs.astuple(health(closed(with_validator(skew_ms=86_400_000.0, last_quote_ms=NOW - 1000))))[1:]
+    assert reasons == ("ticks arrive 86400.0 s after their timestamps: the feed is slow or this clock is ahead",)
+    assert notes == ()
+    assert health(closed(with_validator(skew_ms=86_400_000.0, last_quote_ms=NOW - 61_000))).healthy
+    assert health(closed(with_validator(skew_ms=86_400_000.0, last_quote_ms=NOW + 3_600_000))).healthy
+
+
+def test_the_reason_of_an_earlier_outage_is_not_the_reason_of_this_one() -> None:
+    down = with_sink(behind_seconds=11.0, last_error="refused", last_error_ms=NOW - 20_000)
+    for delivered_ms, said in ((None, True), (NOW - 30_000, True), (NOW - 10_000, False)):
+        (sink,) = down.sinks
+        state = attrs.evolve(down, sinks=(attrs.evolve(sink, last_delivered_ms=delivered_ms),))
+        (reason,) = health(state).reasons
+        assert reason.endswith("; refused") is said
+
+
 def test_a_market_that_has_just_opened_is_given_time_for_its_first_tick() -> None:
     def opened(seconds: int) -> State:
         (symbol,) = VALIDATOR.symbols

@@ -268,7 +268,9 @@ def test_a_clock_so_wrong_that_everything_is_rejected_is_seen_as_skew(off: int) 
     judge.now_ms = NOW + off
     ticks, rejects = judge.quotes(*(quote(t=NOW + n) for n in range(9)))
     assert (ticks, len(rejects)) == ([], 9)
-    assert judge.validator.snapshot(always_open).skew_ms == pytest.approx(off, abs=10)
+    found = judge.validator.snapshot(always_open)
+    assert found.skew_ms == pytest.approx(off, abs=10)
+    assert found.last_quote_ms is not None
 
 
 def test_a_slow_feed_is_an_alarm_and_no_reason_to_reject() -> None:
