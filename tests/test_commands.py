@@ -3,11 +3,15 @@
 import os
 import subprocess
 import sys
+from contextlib import suppress
 
 import pytest
+import trio
 from click.testing import CliRunner
 
 from polygon_live.commands import COMMANDS, cli
+from polygon_live.embedded.server import free_port
+from tests.waiting import PATIENCE_SECONDS
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -19,6 +23,34 @@ def test_every_command_has_a_help_and_a_line_in_the_list(name: str) -> None:
 def test_a_command_that_is_not_there_is_named() -> None:
     wrong = CliRunner().invoke(cli, ["holes"])
     assert (wrong.exit_code, "'holes'" in wrong.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("check", "--seconds", "nan"),
+        ("simulate", "--fault", "cut", "--every", "nan"),
+        ("simulate", "--ticks-per-second", "inf"),
+        ("demo", "--ticks-per-second", "nan"),
+    ],
+)
+def test_a_number_is_finite(words: tuple[str, ...]) -> None:
+    wrong = CliRunner().invoke(cli, words)
+    assert (wrong.exit_code, "is not a finite number in the range" in wrong.stderr) == (2, True)
+
+
+async def test_it_runs_with_standard_error_closed(clean_environment: dict[str, str]) -> None:
+    port = free_port()
+    command = ["sh", "-c", 'exec "$@" 2>&-', "sh", sys.executable, "-m", "polygon_live", "simulate"]
+    with trio.fail_after(PATIENCE_SECONDS):
+        running = await trio.lowlevel.open_process([*command, "--port", str(port)], env=clean_environment)
+        while running.poll() is None:
+            with suppress(OSError):
+                await (await trio.open_tcp_stream("127.0.0.1", port)).aclose()
+                break
+            await trio.sleep(0.05)
+        running.terminate()
+        assert await running.wait() == 0
 
 
 @pytest.mark.parametrize("name", ["gaps", "quarantine"])

@@ -5,9 +5,11 @@ Exit codes, fixed: 0 clean stop, 1 what was asked for was not done, 2 usage, 70 
 Polygon refuses (``check --dial``), 78 the configuration can't be used.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Final
 
 import click
@@ -56,6 +58,7 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command and end the process with the exit code that says what happened."""
+    _open_what_is_closed()
     try:
         cli(prog_name="polygon-live")
     except (PolygonLiveError, ExceptionGroup) as why:
@@ -63,6 +66,13 @@ def main() -> None:
         if not all(isinstance(reason, PolygonLiveError) for reason in found):
             raise
         sys.exit(_told(found))
+
+
+def _open_what_is_closed() -> None:
+    """``2>&-``: what is opened next would get the number of standard error, and what is said there."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115  # for as long as the process runs
 
 
 def _told(found: Sequence[BaseException]) -> int:

@@ -12,6 +12,7 @@ from polygon_live import logs
 from polygon_live.check import Examination, Item, examine, holding
 from polygon_live.commands import REFUSED
 from polygon_live.commands.inforce import at_a_start
+from polygon_live.commands.number import Number
 from polygon_live.commands.progress import Progress
 from polygon_live.commands.signals import ended_by_signal
 from polygon_live.commands.tables import say, show
@@ -31,7 +32,7 @@ STYLES: Final = {"fails": "bold red", "skipped": "yellow"}
 )
 @click.option(
     "--seconds",
-    type=click.FloatRange(min=1, max=600),
+    type=Number(min=1, max=600),
     default=5.0,
     show_default=True,
     help="How long ticks are looked on. Where they are due and none comes, up to 30 s longer.",

@@ -20,6 +20,7 @@ import trio
 
 from polygon_live import logs
 from polygon_live.calendar import all_of_it, always_open
+from polygon_live.commands.number import Number
 from polygon_live.commands.progress import Progress
 from polygon_live.commands.signals import ended_by_signal
 from polygon_live.config import PREFIX, NatsAccess, Secret, Settings, data_dir_from, settings_from
@@ -50,7 +51,7 @@ log = structlog.get_logger()
 
 
 @click.command()
-@click.option("--ticks-per-second", default=20.0, show_default=True, type=click.FloatRange(0.001, 5000.0))
+@click.option("--ticks-per-second", default=20.0, show_default=True, type=Number(0.001, 5000.0))
 def demo(ticks_per_second: float) -> None:
     """Try it: a simulated Polygon, the three stores and the collector, all on this machine.
 

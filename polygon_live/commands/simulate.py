@@ -10,6 +10,7 @@ import click
 import trio
 
 from polygon_live import logs
+from polygon_live.commands.number import Number
 from polygon_live.commands.progress import Progress
 from polygon_live.commands.signals import ended_by_signal
 from polygon_live.daemon import wall_ms
@@ -45,7 +46,7 @@ FAULTS: Final = sorted([*ENDINGS, *_frames()])
     help="For past quotes, those that nobody heard among them; not given: the one above --port.",
 )
 @click.option("--key", default=KEY, show_default=True, help="The key to accept. Any made-up word; never a real key.")
-@click.option("--ticks-per-second", default=20.0, show_default=True, type=click.FloatRange(min=0.001))
+@click.option("--ticks-per-second", default=20.0, show_default=True, type=Number(min=0.001))
 @click.option(
     "--replay",
     "file",
@@ -54,9 +55,7 @@ FAULTS: Final = sorted([*ENDINGS, *_frames()])
     "as soon as a client has subscribed.",
 )
 @click.option("--fault", "faults", multiple=True, type=click.Choice(FAULTS), metavar="NAME", help="May be repeated.")
-@click.option(
-    "--every", default=30.0, show_default=True, type=click.FloatRange(min=0.1), help="Seconds between faults."
-)
+@click.option("--every", default=30.0, show_default=True, type=Number(min=0.1), help="Seconds between faults.")
 def simulate(
     *,
     host: str,
