@@ -35,6 +35,7 @@ from kafka.protocol.metadata import CoordinatorType
 from polygon_live.config import KafkaAccess, settings_from
 from polygon_live.engines.kafka import Archive
 from polygon_live.engines.kafka import access as access_module
+from polygon_live.engines.kafka import client as client_module
 from polygon_live.engines.kafka import topic as topic_module
 from polygon_live.engines.kafka.access import administration
 from polygon_live.engines.kafka.confluent import ConfluentProducer
@@ -249,6 +250,34 @@ async def test_a_topic_that_is_no_archive_is_used_and_complained_about(node: Kaf
             "LogAppendTime, not CreateTime: kafka-configs --alter"
         )
         await sink.write(batch(1, 10))
+
+
+async def test_a_topic_that_becomes_no_archive_while_ticks_flow_is_complained_about(
+    node: Kafka, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "LOOK_SECONDS", 0.0)
+    seqs = itertools.count(1)
+
+    def alter(**config: str) -> None:
+        with administration(access(node.address), name="test") as admin:
+            names = {name.replace("_", "."): value for name, value in config.items()}
+            admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, names)])
+
+    async with opened(Impatient(access(node.address), topic)) as sink:
+        await sink.write(batch(next(seqs), 1))
+        assert sink.facts().complaints == ()
+        await in_thread(lambda: alter(retention_ms="3600000"))
+        while not sink.facts().complaints:
+            await sink.write(batch(next(seqs), 1))
+        assert "retention.ms is 3600000, not -1" in sink.facts().complaints[0]
+        await in_thread(lambda: alter(cleanup_policy="compact"))
+
+        async def go_on() -> None:
+            while True:
+                await sink.write(batch(next(seqs), 1))
+
+        with pytest.raises(StoreMisconfigured, match=f"{topic} is compacted"):
+            await go_on()
 
 
 @pytest.mark.parametrize("policy", ["compact", "compact,delete"])

@@ -14,6 +14,7 @@ Rules of this file's state:
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final, TypeVar
 
 import attrs
@@ -39,6 +40,8 @@ BACK_SECONDS: Final = 60.0
 """For reading back what lies behind a known number, at the archive's end."""
 SEARCH_SECONDS: Final = 900.0
 """For finding the newest of ours where no cursor tells: a million records of others may have to be read, once."""
+LOOK_SECONDS: Final = 60.0
+"""While ticks flow, what the topic keeps is looked at again after so long."""
 GRACE_SECONDS: Final = 2.0
 """For the thread to say by itself that it takes too long."""
 
@@ -74,6 +77,7 @@ class KafkaClient:
         self._heir_of: str | None = None
         """Whose cursor we took, or may have, in words: the answer to the claim may be lost."""
         self._beat = 0
+        self._looked = 0.0
         self._most_bytes = DEFAULT_MOST_BYTES
         self.facts = StoreFacts({"client": self._kind.version})
 
@@ -154,6 +158,7 @@ class KafkaClient:
         return self._read_cursor(stable=True)
 
     def _see_to_the_topic(self) -> None:
+        self._looked = time.monotonic()
         with administration(self._access, name=self._name, kind=TopicAdmin) as admin:
             facts, self._most_bytes = set_up(admin, self._topic)
         self.facts = attrs.evolve(facts, about={"client": self._kind.version, **facts.about})
@@ -189,6 +194,9 @@ class KafkaClient:
         self._transact(None, seq)
 
     def _append(self, batch: Batch) -> None:
+        if time.monotonic() - self._looked > LOOK_SECONDS:
+            with suppress(errors.KafkaError):  # the batch is worth more than this look
+                self._see_to_the_topic()
         key = max(len(tick.symbol) for tick in batch.ticks)
         size = max(map(len, batch.payloads)) + key
         size += FRAME_BYTES + len(self._identity.collector) + len(str(batch.last))
