@@ -10,6 +10,7 @@ Cause = Literal[
     "mute",
     "downtime",
     "overflow",
+    "clock",
     "unjournaled",
     "manual",
     "given_up",
@@ -18,10 +19,11 @@ Cause = Literal[
     "taken_over",
 ]
 """Not received: ``disconnect`` (the connection ended), ``mute`` (a symbol was silent in market hours), ``downtime`` (no
-collector ran), ``overflow`` (no memory for a frame). To be looked at: ``unjournaled`` (the journal failed: what was
-accepted was in memory only), ``manual`` (somebody asked for it). Accepted, and not in one store: ``given_up`` (the
-journal's bound), ``corrupt`` (a batch of the journal can't be read), ``journal_tail_lost`` (power was lost),
-``taken_over`` (the store's cursor was another journal's)."""
+collector ran), ``overflow`` (no memory for a frame), ``clock`` (rejected for their time: this machine's clock was
+wrong). To be looked at: ``unjournaled`` (the journal failed: what was accepted was in memory only), ``manual``
+(somebody asked for it). Accepted, and not in one store: ``given_up`` (the journal's bound), ``corrupt`` (a batch of the
+journal can't be read), ``journal_tail_lost`` (power was lost), ``taken_over`` (the store's cursor was another
+journal's)."""
 State = Literal["open", "filling", "filled", "empty", "unfillable"]
 
 UNSETTLED: Final[tuple[State, ...]] = ("open", "filling")

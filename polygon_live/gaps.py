@@ -23,7 +23,7 @@ from polygon_live.model import Interruption, Tick
 
 AHEAD_MS: Final = 5000
 """A timestamp so far ahead of the collector's clock is doubted."""
-CAUSES: Final = frozenset({"disconnect", "mute", "downtime", "overflow"})
+CAUSES: Final = frozenset({"disconnect", "mute", "downtime", "overflow", "clock"})
 """Of the entries that the book begins and ends."""
 MARKET_CLOSED: Final = "the market was closed"
 

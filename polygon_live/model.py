@@ -158,7 +158,7 @@ class Interruption(msgspec.Struct, frozen=True):
     ``cause`` is one of the causes of ``gap.py``.
     """
 
-    cause: Literal["disconnect", "mute", "downtime", "overflow"]
+    cause: Literal["disconnect", "mute", "downtime", "overflow", "clock"]
     detail: str
     symbols: Sequence[str] | None = None
 

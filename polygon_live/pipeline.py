@@ -267,10 +267,7 @@ class Pipeline:
                 except trio.EndOfChannel:
                     return
                 for some in parted(items):
-                    if isinstance(some, Interruption):
-                        await self._interrupted(some)
-                    else:
-                        await self._hear(some)
+                    await (self._interrupted(some) if isinstance(some, Interruption) else self._hear(some))
 
     async def _begin(self) -> None:
         """What has to be known before anything new is accepted."""
@@ -288,6 +285,8 @@ class Pipeline:
         ticks, _refused = await self._accept(lambda: self.validator.judge(frames, trio.current_time()))
         if ended := self.book.accepted(ticks):
             await self.keeper.note(ended)
+        if (untimely := self.validator.untimely()) is not None:
+            await self._interrupted(untimely)
 
     async def accept_backfill(
         self, symbol: str, quotes: Sequence[wire.Quote | wire.Undecodable], received_ms: int

@@ -2,7 +2,8 @@
 
 Synchronous and without IO. State per symbol: the last accepted mid (the reference for jumps), the newest timestamp,
 and the last accepted tick (to know an exact repeat). A tick is never held back: it goes on, marked if unusual, or
-it is rejected at once. A slow feed or a wrong clock is no tick's fault: it shows in the snapshot's ``skew_ms``.
+it is rejected at once. A slow feed or a wrong clock is no tick's fault: it shows in the snapshot's ``skew_ms``. Where
+the clock is so wrong that every tick is refused for its time, what was refused counts as not received.
 """
 
 import math
@@ -20,6 +21,7 @@ from polygon_live.model import (
     EVENT_QUOTE,
     SOURCE_LIVE,
     SOURCE_REST,
+    Interruption,
     Reject,
     Tick,
     canonical_symbol,
@@ -49,6 +51,9 @@ AHEAD_MS: Final = 5000
 MOST_PAIRS: Final = 5000
 """If all pairs are collected: Polygon has some 1,750."""
 NO_LONGER: Final = "no longer collected"
+UNTIMELY: Final = frozenset({"timestamp_future", "timestamp_old"})
+SO_MANY_UNTIMELY: Final = 3
+"""In a row, of all symbols: then it is rather the clock that is wrong."""
 
 
 class Validator:
@@ -67,6 +72,8 @@ class Validator:
         self._now_ms = now_ms
         self._skews: deque[int] = deque(maxlen=SKEW_WINDOW)
         self._quoted_ms: int | None = None
+        self._untimely: list[str] = []
+        """The symbols of what was rejected for its time since the last accepted tick, or since it was told."""
         self._ignored: Counter[str] = Counter()
         self.last_seq = first_seq - 1
         self.accepted = 0
@@ -151,6 +158,13 @@ class Validator:
         track = self._tracks.get(symbol)
         return -math.inf if track is None else track.heard
 
+    def untimely(self) -> Interruption | None:
+        """Since the last time quotes were missed because this machine's clock is wrong: of which symbols."""
+        if len(self._untimely) < SO_MANY_UNTIMELY:
+            return None
+        symbols, self._untimely = tuple(sorted(set(self._untimely))), []
+        return Interruption("clock", "rejected for their time: this machine's clock was wrong", symbols)
+
     def missed(self) -> None:
         """Nobody listened for a while: what comes next tells nothing of how often a symbol ticks."""
         for track in self._tracks.values():
@@ -201,6 +215,8 @@ class Validator:
         elif (refused := self._fault(quote, track, received_ms, now_ms)) is not None:
             track.rejected += 1
             track.refused_in_a_row += refused[0] != "repeat"
+            if refused[0] in UNTIMELY:
+                self._untimely.append(track.symbol)
             return *refused, track.symbol
         return self._accept(quote, track, received_ms)
 
@@ -289,6 +305,8 @@ class Validator:
             track.suspect += 1
         track.accepted += 1
         track.refused_in_a_row = 0
+        if self._untimely:
+            self._untimely.clear()
         bid, ask, x, seq = quote.b, quote.a, quote.x, self._number()
         market = x if x is None or isinstance(x, int) else exchange(x)
         track.tick = tick = Tick(

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 from trio.testing import MockClock
@@ -11,7 +12,7 @@ from polygon_live.errors import InternalFault, JournalError
 from polygon_live.keeper import STALL_SECONDS
 from polygon_live.model import Batch, encode
 from polygon_live.wire import Quote
-from tests.feeding import TUESDAY_MS
+from tests.feeding import PRICES, TUESDAY_MS
 from tests.pipelines import World
 from tests.test_pump import tick
 
@@ -71,6 +72,43 @@ async def test_a_disconnect_is_an_entry_from_the_last_tick_to_the_next(world: Wo
         assert ended["EURUSD"].last_seq == world.pipeline.validator.last_seq
         assert ended["XAUUSD"].to_ms is None
         assert world.pipeline.gaps().lasting == ("XAUUSD",)
+
+
+@pytest.mark.parametrize("wrong_hours", [-2, 96])
+async def test_what_a_wrong_clock_rejects_is_an_entry_that_ends_when_the_clock_is_right(
+    world: World, autojump_clock: MockClock, wrong_hours: int
+) -> None:
+    async with world.running() as pipeline:
+        last = world.true_ms()
+        await world.tick()
+        world.wrong_ms = wrong_hours * 3_600_000
+        await world.tick("EURUSD")
+        await world.tick("EURUSD")
+        assert world.ledger() == [], "two wrong timestamps may be Polygon's"
+        await world.tick()
+        assert [(g.symbol, g.cause, g.from_ms, g.to_ms) for g in world.ledger()] == [
+            (symbol, "clock", last, None) for symbol in sorted(world.symbols)
+        ]
+        await world.tick()
+        assert len(world.ledger()) == len(world.symbols)
+        world.wrong_ms = 0
+        back = world.true_ms()
+        await world.tick()
+        assert {g.to_ms for g in world.ledger()} == {back}
+        assert pipeline.gaps().lasting == ()
+
+
+async def test_wrong_timestamps_among_right_ones_are_no_fault_of_the_clock(
+    world: World, autojump_clock: MockClock
+) -> None:
+    async with world.running():
+        await world.tick()
+        for _ in range(5):
+            wrong = [msgspec.structs.replace(world.quote(s), t=world.true_ms() + 7_200_000) for s in world.symbols]
+            world.standin.send([*wrong, *wrong, world.quote("EURUSD", PRICES["EURUSD"] * 1.0001)])
+            await trio.sleep(0.1)
+            await world.tick()
+        assert world.ledger() == []
 
 
 async def test_the_time_between_two_runs_is_an_entry(world: World, autojump_clock: MockClock) -> None:
