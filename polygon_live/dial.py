@@ -7,6 +7,7 @@ from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
 import trio
+from h11 import ProtocolError
 from trio_websocket import ConnectionClosed, ConnectionRejected, wrap_client_stream
 
 from polygon_live.errors import DialFailed, FeedDropped, FeedError, TooManyConnections
@@ -112,6 +113,11 @@ def dial_error(url: str, why: Exception) -> DialFailed:
         return DialFailed(f"{address_of(url)} refuses the WebSocket with HTTP status {why.status_code}")
     if isinstance(why, trio.TooSlowError):
         return DialFailed(f"{address_of(url)} did not answer within {CONNECT_SECONDS:g} s")
+    if isinstance(why, ProtocolError):  # raised by trio-websocket's answer to a fault: what the fault was is lost
+        return DialFailed(
+            f"what answers at {address_of(url)} does not speak WebSocket, or a proxy in between changes it: "
+            "check the address"
+        )
     cause = why.__cause__ or why
     if isinstance(cause, ExceptionGroup):  # one for each address that the name has
         cause = cause.exceptions[0]

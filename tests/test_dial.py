@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 import trio
 import trustme
+from h11 import ProtocolError
 from trio.testing import MockClock, memory_stream_pair
 from trio_websocket import ConnectionClosed
 
@@ -83,6 +84,31 @@ async def refusal(url: str) -> str:
         async with dial_websocket(url):
             pytest.fail("it was let in")
     return str(dial_error(url, raised.value))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"SSH-2.0-OpenSSH_9.2\r\n\r\n",
+        b"HTTP/1.1 101 Yes\r\n\r\n",
+        b"HTTP/1.1 101 Yes\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: wrong\r\n\r\n",
+    ],
+)
+async def test_what_does_not_speak_websocket_is_told_so(answer: bytes) -> None:
+    async def serve(stream: trio.SocketStream) -> None:
+        await stream.receive_some()
+        await stream.send_all(answer)
+        await stream.receive_some()
+
+    async with trio.open_nursery() as nursery:
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, serve, listeners)
+        url = f"ws://127.0.0.1:{listeners[0].socket.getsockname()[1]}/forex"
+        with pytest.raises(ProtocolError) as raised:
+            async with dial_websocket(url):
+                pytest.fail("it was let in")
+        assert f"what answers at {url} does not speak WebSocket" in str(dial_error(url, raised.value))
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_certificate_that_nobody_vouches_for_is_refused_and_told(authority: trustme.CA) -> None:
