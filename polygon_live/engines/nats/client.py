@@ -96,14 +96,19 @@ class NatsClient(Link[Speaker]):
         )
 
     async def _look_again(self, client: Speaker, server: Server, before: Mode) -> Mode:
-        """At the stream, and at the servers of the cluster. While nobody answers, what was found before holds."""
+        """At the stream, and at the servers of the cluster. While nobody answers, what was found before holds, unless
+        the server has taken away a subscription, which that may need.
+        """
+        deaf = bool(client.refusals())
         self._asked = asyncio.get_running_loop().time()
         try:
             mode = await mode_of(client, SERVER_SECONDS, self._known)
         except (StoreUnavailable, errors.Error, TimeoutError):
+            if deaf:
+                raise
             return before
         self._servers.answered(server, client.discovered_servers)
-        if (mode.about, mode.complaints) == (before.about, before.complaints):
+        if not deaf and (mode.about, mode.complaints) == (before.about, before.complaints):
             mode = before
         else:
             await mode.listen()
@@ -116,9 +121,8 @@ class NatsClient(Link[Speaker]):
         if client is None or mode is None or server is None or not client.is_connected:
             raise StoreUnavailable(f"the connection to NATS {self._where()} is gone")
         async with self._saying(client):
-            if asyncio.get_running_loop().time() - self._asked > ASK_AGAIN_SECONDS:
-                with client.lasting():
-                    mode = await self._look_again(client, server, mode)
+            if client.refusals() or asyncio.get_running_loop().time() - self._asked > ASK_AGAIN_SECONDS:
+                mode = await self._look_again(client, server, mode)
             await mode.publish(messages, self._publish_seconds)
 
     async def _add_stream(self, name: str) -> None:

@@ -1,6 +1,7 @@
 """What nats-py's errors mean to the collector."""
 
 import os
+import re
 import socket
 import ssl
 from collections.abc import Sequence
@@ -14,6 +15,16 @@ from polygon_live.errors import StoreError, StoreMisconfigured, StoreUnavailable
 
 SUBJECTS: Final = "ticks.>"
 """What ticks are published on."""
+INBOX: Final = "subscribe on _INBOX.>"
+"""The right to hear an answer."""
+RIGHTS: Final = (
+    ('publish to "ticks.', f"publish on {SUBJECTS}"),
+    ('publish to "$js.api.stream.names"', "publish on $JS.API.STREAM.NAMES and $JS.API.STREAM.INFO.*"),
+    ('publish to "$js.api.stream.info.', "publish on $JS.API.STREAM.INFO.*"),
+    ('subscription to "_inbox.', INBOX),
+)
+"""What the server refuses, in small letters as nats-py tells it, and what is to be granted. Who may not ask for the
+names is not known to be let ask for the rest."""
 URLS_VARIABLE: Final = "POLYGON_LIVE_NATS_URLS"
 STREAM_IS_FULL: Final = frozenset({10077, 10047, 10025, 10109})
 """JetStream's error codes: the store failed (full, and set to discard new messages), the account's or the server's
@@ -21,11 +32,22 @@ resources are used up, the stream is sealed."""
 REFUSED_LOGIN: Final = ("authorization", "authentication", "user account")
 
 
+class NotAllowed(Exception):
+    """The server refuses the user something that can't be done without."""
+
+    def __init__(self, doing: str, refusals: Sequence[Exception]) -> None:
+        super().__init__(f"not allowed to {doing}")
+        self.doing = doing
+        self.rights = missing_rights(refusals)
+
+
 def translated(why: BaseException, where: str) -> StoreError:
     """``where`` is the server's address, without credentials."""
     match why:
         case StoreError():
             return why
+        case NotAllowed():
+            return StoreMisconfigured(f"NATS {where} does not let this user {why.doing}: grant {why.rights}")
         case APIError():
             return _of_a_stream(why)
         case NoStreamResponseError():
@@ -70,6 +92,17 @@ def permission_refusals(heard: Sequence[Exception]) -> list[Exception]:
     return [why for why in heard if "permissions violation" in str(why).lower()]
 
 
+def missing_rights(refusals: Sequence[Exception]) -> str:
+    """What to grant the user, each right once."""
+    missing = []
+    for said in (str(why).lower() for why in refusals):
+        known = next((right for refused, right in RIGHTS if refused in said), None)
+        kind = "subscribe" if "subscription to" in said else "publish"
+        named = re.search(r'"([^"]*)"', said)
+        missing.append(known or f"{kind} on {named[1] if named else 'what it names'}")
+    return ", and ".join(dict.fromkeys(missing))
+
+
 def _of_a_stream(why: APIError) -> StoreError:
     if why.err_code in STREAM_IS_FULL:
         return StoreMisconfigured(f"the stream takes no more ticks: {why.description}; raise its limits")
@@ -79,8 +112,7 @@ def _of_a_stream(why: APIError) -> StoreError:
 def _said_by_the_server(why: errors.Error, where: str) -> StoreError:
     said = str(why).removeprefix("nats: ").strip("'")
     if permission_refusals([why]):
-        ours = SUBJECTS if 'publish to "ticks.' in said else "what it names"
-        return StoreMisconfigured(f"NATS {where} refuses: {said}; grant the user publish on {ours}")
+        return StoreMisconfigured(f"NATS {where} refuses: {said}; grant the user {missing_rights([why])}")
     if isinstance(why, errors.InvalidUserCredentialsError) or any(word in said.lower() for word in REFUSED_LOGIN):
         return StoreMisconfigured(
             f"NATS {where} refuses the login: check user and password in {URLS_VARIABLE}, or the file in "

@@ -24,7 +24,7 @@ import trio
 from nats import errors
 
 from polygon_live.config import NatsAccess
-from polygon_live.engines.nats.errors import permission_refusals, translated
+from polygon_live.engines.nats.errors import NotAllowed, permission_refusals, translated
 from polygon_live.engines.nats.security import CarefulClient, checked_creds, context_of
 from polygon_live.engines.nats.servers import Server, Servers
 from polygon_live.errors import StoreError, StoreMisconfigured, StoreUnavailable
@@ -45,9 +45,21 @@ class Connection(CarefulClient):
     def __init__(self, *, only_tls: bool) -> None:
         super().__init__(only_tls=only_tls)
         self._scope = anyio.CancelScope()
+        self.heard: deque[Exception] = deque(maxlen=REMEMBERED)
+        """What the server said out of turn."""
+
+    async def hear(self, why: Exception) -> None:
+        """What the server refuses the user it says at once and out of turn, and then never answers."""
+        self.heard.append(why)
+        if permission_refusals([why]):
+            self._scope.cancel()
+
+    def refusals(self) -> list[Exception]:
+        """Of rights, among what was heard."""
+        return permission_refusals(self.heard)
 
     def lasting(self) -> anyio.CancelScope:
-        """Around a piece of work, which is left when the connection has ended."""
+        """Around a piece of work, which is left when the connection has ended, or the server refuses it."""
         self._scope = anyio.CancelScope()
         return self._scope
 
@@ -71,8 +83,6 @@ class Link(abc.ABC, Generic[C]):
         self._client: C | None = None
         self._failed: StoreError | None = None
         """The reason that tells most, of those for which servers were given up since the last connection."""
-        self._heard: deque[Exception] = deque(maxlen=REMEMBERED)
-        """What the server said out of turn on this connection."""
 
     async def connect(self) -> None:
         """To any of the servers; what is left of an earlier connection is dropped. Raises StoreUnavailable,
@@ -153,16 +163,11 @@ class Link(abc.ABC, Generic[C]):
     async def _connect_to(self, server: Server) -> None:
         self._server = server
         client = self._client = self._made(only_tls=server.encrypted or self._access.ca_file is not None)
-        heard = self._heard = deque(maxlen=REMEMBERED)
-
-        async def hear(why: Exception) -> None:
-            heard.append(why)
-
         try:
             await client.connect(
                 servers=[server.url.reveal()],
                 name=self._name,
-                error_cb=hear,
+                error_cb=client.hear,
                 allow_reconnect=False,
                 max_reconnect_attempts=1,  # the library's least
                 reconnect_time_wait=0,
@@ -174,23 +179,25 @@ class Link(abc.ABC, Generic[C]):
             await self._begin(client)
         except Exception as why:  # noqa: BLE001  # everything is translated
             # The library hides the reason behind "no servers available", but told it before.
-            reason = heard[-1] if isinstance(why, errors.NoServersError) and heard else why
+            reason = client.heard[-1] if isinstance(why, errors.NoServersError) and client.heard else why
             raise translated(reason, server.address) from None
         self._servers.answered(server, client.discovered_servers)
 
     @asynccontextmanager
     async def _saying(self, client: C) -> AsyncIterator[None]:
         """Around what is said on it, which must end with the connection. A fault, and whatever the server says out of
-        turn meanwhile, is its last.
+        turn meanwhile, is its last. A right that was refused before goes on to be so.
         """
-        heard = self._heard
+        heard, refused = client.heard, client.refusals()
         heard.clear()
+        heard.extend(refused)
         failed: Exception | None = None
         try:
             yield
         except Exception as why:  # noqa: BLE001  # everything is translated
             failed = why
-        reasons = [*permission_refusals(heard), *([failed] if failed else heard)]
+        refused = [] if isinstance(failed, NotAllowed) else client.refusals()
+        reasons = [*refused, *([failed] if failed else heard)]
         if reasons or not client.is_connected:
             where = self._where()
             await self._drop()

@@ -12,7 +12,7 @@ from typing import Any, Final, NoReturn
 import anyio
 
 from polygon_live.config import NatsAccess
-from polygon_live.engines.nats.errors import permission_refusals, translated
+from polygon_live.engines.nats.errors import translated
 from polygon_live.engines.nats.link import SERVER_SECONDS, Connection, Link
 from polygon_live.engines.nats.modes import ping
 from polygon_live.errors import StoreMisconfigured, StoreUnavailable
@@ -72,11 +72,11 @@ class Ear(Link[Connection]):
     async def _begin(self, client: Connection) -> None:
         await client.subscribe(self._subject)
         await ping(client, SERVER_SECONDS)
-        self._check()
+        self._check(client)
 
-    def _check(self) -> None:
+    def _check(self, client: Connection) -> None:
         """The server takes a subscription away with a word and leaves the connection open."""
-        if permission_refusals(self._heard):
+        if client.refusals():
             raise StoreMisconfigured(
                 f"NATS {self._where()} does not let this user listen: grant subscribe on {self._subject}"
             )
@@ -87,7 +87,7 @@ class Ear(Link[Connection]):
             while not self._said.is_set():
                 if client is None or not client.is_connected:
                     raise StoreUnavailable(f"the connection to NATS {self._where()} ended")  # noqa: TRY301
-                self._check()
+                self._check(client)
                 with client.lasting():
                     with anyio.move_on_after(CHECK_SECONDS) as silence:
                         await self._said.wait()

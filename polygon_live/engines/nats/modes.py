@@ -3,8 +3,9 @@
 import asyncio
 import json
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Final, Protocol
+from collections.abc import Coroutine, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Final, Protocol, TypeVar
 
 import attrs
 from nats.aio.client import Client
@@ -12,7 +13,7 @@ from nats.errors import ConnectionClosedError
 from nats.js.api import DiscardPolicy, RetentionPolicy, StreamConfig
 from nats.js.errors import APIError, NoStreamResponseError, NotFoundError, ServiceUnavailableError
 
-from polygon_live.engines.nats.errors import SUBJECTS
+from polygon_live.engines.nats.errors import SUBJECTS, NotAllowed, missing_rights
 from polygon_live.engines.nats.speaking import Message, Speaker
 from polygon_live.errors import StoreUnavailable
 
@@ -26,6 +27,8 @@ NOT_ENABLED: Final = frozenset({10039, 10076})
 """JetStream's error codes for: off for this account, off on this server."""
 AT_ONCE_IN_A_CLUSTER: Final = 250
 """Messages that share one time limit where they wait for each other: at 40 ms an answer, they take ten seconds."""
+
+T = TypeVar("T")
 
 
 class Mode(Protocol):
@@ -182,13 +185,18 @@ class Knowledge:
 async def mode_of(client: Speaker, seconds: float, known: Knowledge) -> Mode:
     """Whether a stream captures the ticks: asked on each new connection, and again while it lasts.
 
-    No answer is not the answer "there is none": a stream that was there is waited for. Raises StoreUnavailable, and
-    what nats-py raises.
+    No answer is not the answer "there is none": a stream that was there is waited for. Who may not ask is taken for a
+    user of core alone, whose ticks flow, unless a stream was there. Raises StoreUnavailable, NotAllowed, and what
+    nats-py raises.
     """
+    if client.refusals():
+        await client.ask_anew()
     jetstream = client.jetstream(timeout=seconds)
     kept = f", and stream {known.stream} kept the ticks" if known.stream else ""
     try:
-        name = await jetstream.find_stream_name_by_subject(SUBJECTS)
+        name = await _answer(client, jetstream.find_stream_name_by_subject(SUBJECTS), seconds)
+    except _Refused as why:
+        return _not_to_be_asked(client, known, why.refusals)
     except NotFoundError:
         return Core(client, *_gone(known))
     except ServiceUnavailableError as why:
@@ -199,9 +207,16 @@ async def mode_of(client: Speaker, seconds: float, known: Knowledge) -> Mode:
         return Core(client)
     except TimeoutError:
         return _unanswered(client, known, "JetStream does not answer: too few of its servers may be up")
+    return await _mode_with(client, name, seconds, known)
+
+
+async def _mode_with(client: Speaker, name: str, seconds: float, known: Knowledge) -> Mode:
+    """Whether this stream, which captures some of the ticks, does for all."""
     leaderless = StoreUnavailable(f"stream {name} has no leader: too few of the servers that keep it are up")
     try:
-        info = await jetstream.stream_info(name)
+        info = await _answer(client, client.jetstream(timeout=seconds).stream_info(name), seconds)
+    except _Refused as why:
+        raise NotAllowed(f"ask about stream {name}, which captures the ticks", why.refusals) from None
     except NotFoundError:
         return Core(client, *_gone(known))
     except (TimeoutError, ServiceUnavailableError):
@@ -219,12 +234,43 @@ async def mode_of(client: Speaker, seconds: float, known: Knowledge) -> Mode:
     return JetStream(client, name, float(config.duplicate_window or 0), clustered=clustered)
 
 
+class _Refused(Exception):
+    """A question to JetStream, or the way back for its answer."""
+
+    def __init__(self, refusals: list[Exception]) -> None:
+        super().__init__()
+        self.refusals = refusals
+
+
+async def _answer(client: Speaker, question: Coroutine[Any, Any, T], seconds: float) -> T:
+    """Raises _Refused as soon as the server says so, and keeps nothing of that in mind; and what nats-py raises."""
+    client.heard.clear()
+    with client.lasting():
+        return await question
+    if client.is_connected:
+        with suppress(TimeoutError):
+            await ping(client, seconds)  # one question may lack two rights
+        if refusals := client.refusals():
+            client.heard.clear()
+            await client.ask_anew()
+            raise _Refused(refusals)
+    raise ConnectionClosedError
+
+
 def _gone(known: Knowledge) -> list[str]:
     """A reason for /health until the stream is back."""
     if known.stream is None:
         return []
     gone = f"stream {known.stream}, which kept the ticks, is gone, and they are only handed to who listens"
     return [f"{gone}: make it again, or restart the collector if that is meant"]
+
+
+def _not_to_be_asked(client: Speaker, known: Knowledge, refusals: Sequence[Exception]) -> Mode:
+    """No ticks were kept as far as we know, and who listens gets his; else nothing is sent that may be lost."""
+    if known.stream:
+        raise NotAllowed(f"ask about stream {known.stream}, which kept the ticks, and hear the answer", refusals)
+    unknown = "this user may not ask whether a stream keeps the ticks, so they are only handed to who listens"
+    return Core(client, f"{unknown}: if one is to keep them, grant {missing_rights(refusals)}")
 
 
 def _unanswered(client: Speaker, known: Knowledge, why: str) -> Mode:

@@ -40,6 +40,15 @@ class Speaker(Connection):
         self.inbox = b""
         self.acknowledged: Callable[[bytes, bytes | None], None] = lambda _payload, _headers: None
 
+    async def ask_anew(self) -> None:
+        """Where the server took away, or never gave, the subscription to answers: the library subscribes once for all
+        that it asks on a connection, and would wait for ever.
+        """
+        prefix, self._resp_sub_prefix = self._resp_sub_prefix, None
+        if prefix is not None:
+            for subscription in [s for s in self._subs.values() if s.subject.encode() == prefix + b"*"]:
+                await subscription.unsubscribe()
+
     async def say(self, messages: Sequence[Message]) -> None:
         """All of them, with a PING behind them in the same piece; return with its PONG, or when the connection has
         ended. Subjects must be proper ones. Raises nats.errors.ConnectionClosedError.
