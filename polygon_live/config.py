@@ -21,6 +21,7 @@ from polygon_live.errors import ConfigurationError
 PREFIX: Final = "POLYGON_LIVE_"
 REST_URL: Final = "https://api.massive.com"
 WS_URLS: Final = ("wss://socket.massive.com/forex", "wss://socket.polygon.io/forex")
+UNSENDABLE: Final = "(not shown here) has a space in it, or what no HTTP header can carry: use printable ASCII"
 
 V = TypeVar("V")
 
@@ -242,6 +243,9 @@ def settings_from(environ: Mapping[str, str], needed: Collection[str] = OTHER_SI
             f"{PREFIX}KAFKA_SECURITY_PROTOCOL is {settings.kafka.security_protocol}, so {PREFIX}KAFKA_SASL_MECHANISM, "
             f"{PREFIX}KAFKA_SASL_USERNAME and {PREFIX}KAFKA_SASL_PASSWORD must be set too"
         )
+    for name, secret in (("POLYGON_API_KEY", settings.api_key), (PREFIX + "HTTP_TOKEN", settings.http.token)):
+        if secret and values.is_text(secret.reveal()) and not values.fits_header(secret.reveal()):
+            env.faults.append(f"{name} {UNSENDABLE}")
     if env.faults:
         raise ConfigurationError(*env.faults)
     return settings

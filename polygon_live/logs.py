@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import structlog
 
+from polygon_live.blanking import blanker
 from polygon_live.folding import Event, Folding
 
 OVER_PROGRESS: Final = "\r\x1b[K"
@@ -81,11 +82,5 @@ class _StandardError:
 
 def _blank(secrets: Iterable[str]) -> Any:
     """The renderer's output is a string by now: nothing can hide in a nested value."""
-    hidden = tuple(sorted({s for s in secrets if len(s) > 3}, key=len, reverse=True))
-
-    def blank(_logger: Any, _name: str, line: str) -> str:
-        for secret in hidden:
-            line = line.replace(secret, "***")
-        return line
-
-    return blank
+    blank = blanker(secrets)
+    return lambda _logger, _name, line: blank(line)

@@ -231,6 +231,8 @@ class _Line:
             raise self._error(f"no whole page within {PAGE_SECONDS:g} s", again=True) from None
         except httpx.TimeoutException:
             raise self._error(f"nothing came for {SILENT_SECONDS:g} s", again=True) from None
+        except httpx.LocalProtocolError as why:  # its words are those that were to be sent, the key among them
+            raise self._error(f"the question can't be sent ({type(why).__name__})", again=True) from None
         except httpx.HTTPError as why:
             raise self._error(f"the line failed: {why or type(why).__name__}", again=True) from None
         if response.status_code != httpx.codes.OK:

@@ -12,6 +12,11 @@ def is_text(value: str) -> bool:
     return value.encode(errors="replace").decode() == value
 
 
+def fits_header(value: str) -> bool:
+    """Whether an HTTP header can carry it as one word: h11 refuses the others, and repeats them in its error."""
+    return value.isascii() and value.isprintable() and " " not in value
+
+
 def commas(text: str) -> list[str]:
     """The parts of a comma list."""
     return [part.strip() for part in text.split(",") if part.strip()]

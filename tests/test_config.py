@@ -126,6 +126,16 @@ def test_a_wrong_nats_address_is_named_and_not_shown(value: str) -> None:
     assert "n4tspass" not in fault
 
 
+@pytest.mark.parametrize("value", ["s3cr3t\nkey", "s3cr3t key", "s3cr3t\x7f", "s3cr3té", "s3cr3t\tx"])
+@pytest.mark.parametrize("name", ["POLYGON_API_KEY", "POLYGON_LIVE_HTTP_TOKEN"])
+def test_what_no_header_can_carry_is_named_and_not_shown(name: str, value: str, tmp_path: Path) -> None:
+    (fault,) = faults(FULL | {name: value})
+    assert fault.startswith(f"{name} (not shown here) has a space in it, or what no HTTP header can carry")
+    (tmp_path / "two lines").write_text(value + "\n")
+    assert faults(FULL | {name: "", f"{name}_FILE": str(tmp_path / "two lines")}) == (fault,)
+    assert "s3cr3t" not in fault
+
+
 def test_sasl_needs_its_credentials() -> None:
     (fault,) = faults(FULL | {"POLYGON_LIVE_KAFKA_SECURITY_PROTOCOL": "sasl_ssl"})
     assert "POLYGON_LIVE_KAFKA_SASL_PASSWORD" in fault

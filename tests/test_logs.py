@@ -29,6 +29,18 @@ def test_json_lines_without_secrets_even_inside_tracebacks(capfd: pytest.Capture
     assert "Traceback" in second["exception"]
 
 
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_a_secret_is_blanked_however_a_library_spells_it(form: str, capfd: pytest.CaptureFixture[str]) -> None:
+    secret = "s3cr3t\n\\k\u00e9y"
+    logs.configure("info", form, [secret])
+    text = f"Illegal header value {f'Bearer {secret}'.encode()!r}"
+    structlog.get_logger().info("odd", why=text, error=repr(ValueError(secret)), nested=[secret])
+    said = capfd.readouterr().err
+    assert "Bearer ***" in said
+    assert "ValueError(" in said
+    assert "s3cr3t" not in said
+
+
 def test_console_form_is_blanked_too(capfd: pytest.CaptureFixture[str]) -> None:
     logs.configure("info", "console", ["s3cr3t-key"])
     structlog.get_logger().warning("odd", value="has s3cr3t-key inside")

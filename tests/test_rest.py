@@ -229,6 +229,11 @@ async def test_the_key_is_not_repeated_when_the_service_says_it(autojump_clock: 
             assert "***" in str(await error_of(world, fault))
 
 
+async def test_what_can_not_be_sent_is_not_repeated(autojump_clock: Clock) -> None:
+    async with resting(key=f"{KEY}\ny") as world:
+        assert "the question can't be sent (LocalProtocolError)" in str(await error_of(world, None))
+
+
 @pytest.mark.parametrize("body", [[], 42, {"results": 7}, {"results": {}}, {"status": 7}, {"next_url": 5}])
 async def test_an_answer_of_another_shape_is_no_answer(body: object, autojump_clock: Clock) -> None:
     async with resting() as world:

@@ -13,7 +13,7 @@ import attrs
 import httpx
 
 from polygon_live import values
-from polygon_live.config import Secret
+from polygon_live.config import UNSENDABLE, Secret
 from polygon_live.errors import ConfigurationError, HubError
 from polygon_live.hub.merging import decoded, digest
 from polygon_live.keys import kind
@@ -56,8 +56,8 @@ class Door:
                 f"{VARIABLE} (not shown here) is not the address of an HTTP service: write it like http://host:7000"
             ) from None
         key = api_key.reveal() if api_key else ""
-        if not (key.isascii() and key.isprintable()):
-            raise ConfigurationError("POLYGON_LIVE_HUB_API_KEY holds characters that no HTTP header can carry")
+        if not values.fits_header(key):
+            raise ConfigurationError(f"POLYGON_LIVE_HUB_API_KEY {UNSENDABLE}")
         self._headers = {"Accept": "application/json"} | ({"X-API-Key": key} if key else {})
         self._transport = transport
         self._tls = ssl.create_default_context()  # once: it reads every authority of the machine

@@ -1,0 +1,32 @@
+"""Secrets blanked in what others said: the last look at a text before it is shown.
+
+Who was told a secret may repeat it, and a library that does so may write it as Python or JSON write a string.
+"""
+
+import json
+from collections.abc import Callable, Iterable
+from typing import Final
+
+MASK: Final = "***"
+SHORT: Final = 3
+"""Characters. What has no more than these is in every text, and stays."""
+
+
+def blanker(secrets: Iterable[str]) -> Callable[[str], str]:
+    """What puts ``***`` in the place of each of these, in whichever of its spellings."""
+    hidden = sorted({s for secret in secrets if len(secret) > SHORT for s in _spellings(secret)}, key=len, reverse=True)
+
+    def blank(text: str) -> str:
+        for secret in hidden:
+            text = text.replace(secret, MASK)
+        return text
+
+    return blank
+
+
+def _spellings(secret: str) -> set[str]:
+    """As it is, as ``repr`` and JSON show it, and as they show that: an error is a string in a line of the log."""
+    found = {secret, repr(secret.encode(errors="replace"))[2:-1]}
+    for _ in range(2):
+        found |= {repr(s)[1:-1] for s in found} | {json.dumps(s)[1:-1] for s in found}
+    return found
