@@ -12,16 +12,30 @@ SHORT: Final = 3
 """Characters. What has no more than these is in every text, and stays."""
 
 
-def blanker(secrets: Iterable[str]) -> Callable[[str], str]:
-    """What puts ``***`` in the place of each of these, in whichever of its spellings."""
+def blanker(secrets: Iterable[str], *, cut: bool = False) -> Callable[[str], str]:
+    """What puts ``***`` in the place of each of these, in whichever of its spellings. ``cut``: the end of a text may be
+    gone, and with it that of a secret.
+    """
     hidden = sorted({s for secret in secrets if len(secret) > SHORT for s in _spellings(secret)}, key=len, reverse=True)
 
     def blank(text: str) -> str:
         for secret in hidden:
             text = text.replace(secret, MASK)
+            if cut:
+                text = _end_blanked(text, secret)
         return text
 
     return blank
+
+
+def _end_blanked(text: str, secret: str) -> str:
+    begins = secret[: SHORT + 1]
+    at = text.find(begins, max(0, len(text) - len(secret)))
+    while at >= 0:
+        if secret.startswith(text[at:]):
+            return text[:at] + MASK
+        at = text.find(begins, at + 1)
+    return text
 
 
 def _spellings(secret: str) -> set[str]:

@@ -43,6 +43,7 @@ from polygon_live.mirror import Mirror
 from polygon_live.operational import Operational
 from polygon_live.page import Board
 from polygon_live.pipeline import Pipeline, Upstream
+from polygon_live.rejects import RejectBook
 from polygon_live.rest import Rest
 from polygon_live.retention import Retention
 from polygon_live.sink import Identity, Sink
@@ -135,6 +136,7 @@ class Collector:
             rng=rng,
             queue_ticks=settings.sink_queue_ticks,
             sync_seconds=settings.journal_sync_ms / 1000,
+            rejects=RejectBook(settings.secrets()),
         )
         self.filler = Filler(
             rest=rest,

@@ -95,6 +95,7 @@ class Pipeline:
         rng: random.Random,
         queue_ticks: int,
         sync_seconds: float,
+        rejects: RejectBook | None = None,
     ) -> None:
         self._journal = journal
         self._operational = operational
@@ -106,7 +107,7 @@ class Pipeline:
         self._frames: WeightedReceiver[Heard] | None = None
         self._last = journal.tail
         ledger = journal.ledger
-        self.rejects = RejectBook()
+        self.rejects = rejects or RejectBook()
         self.blocks = Blocks()
         self.validator = Validator(
             operational.symbols,
@@ -137,12 +138,11 @@ class Pipeline:
             cursor_of=lambda sink: next(pump.cursor for pump in self.pumps if pump.sink is sink),
             wall_ms=wall_ms,
         )
-        remembered = ledger.cursors()
         self.pumps = [
             Pump(
                 sink,
                 Backlog(queue_ticks, self.keeper.read, beginning=journal.beginning, head=journal.tail),
-                cursor=remembered.get(sink.name),
+                cursor=ledger.cursors().get(sink.name),
                 books=books,
                 wall_ms=wall_ms,
                 rng=rng,

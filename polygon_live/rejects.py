@@ -1,5 +1,8 @@
 """The book of rejects: how many for which reason, the latest with their evidence, and a way for them into the table.
 
+What was received may repeat a secret, and what a store says too: they are blanked at the entrance, before anything is
+shown or kept.
+
 Keeping them is best effort: a reject that finds the way full is counted as unkept. The tick itself is beyond help;
 what matters is that the reason is seen.
 """
@@ -8,9 +11,11 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final
 
+import msgspec
 import structlog
 import trio
 
+from polygon_live.blanking import blanker
 from polygon_live.errors import RowsRefused, StoreError
 from polygon_live.model import Reject
 from polygon_live.status import RejectsSnapshot
@@ -28,7 +33,8 @@ log = structlog.get_logger()
 class RejectBook:
     """Counts and remembers. ``save`` writes a few to the table and raises StoreError if it can't."""
 
-    def __init__(self) -> None:
+    def __init__(self, secrets: Iterable[str] = ()) -> None:
+        self._blank = blanker(secrets, cut=True)
         self._counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self._latest: deque[Reject] = deque(maxlen=LATEST)
         self._unkept = 0
@@ -36,7 +42,9 @@ class RejectBook:
 
     def enter(self, rejects: Iterable[Reject]) -> None:
         """Take these in. Never waits."""
-        for reject in rejects:
+        for entered in rejects:
+            detail, raw = self._blank(entered.detail), self._blank(entered.raw)
+            reject = msgspec.structs.replace(entered, detail=detail, raw=raw)
             self._counts[reject.stage][reject.reason] += 1
             self._latest.append(reject)
             try:

@@ -402,6 +402,9 @@ async def test_bad_input_is_kept_with_its_reason_and_costs_nothing_else(place: P
         flow.send(140)
         good = Quote("EUR/USD", 1.10020, 1.10010, now_ms(), 48)
         bad = {name: frame for name, frame in bad_frames(good).items() if name != "empty-array"}
+        bad["key-in-no-text"] = f'[{{"ev":"status","status":"auth_failed","message":["your key {KEY} is bad"]}}]'
+        bad["key-in-unknown-event"] = f'[{{"ev":"error","message":"unknown key {KEY}"}}]'
+        bad["key-for-an-event"] = f'[{{"ev":"{KEY}"}}]'
         for frame in bad.values():
             standin.latest.send(frame)
         flow.send(140)
@@ -410,6 +413,8 @@ async def test_bad_input_is_kept_with_its_reason_and_costs_nothing_else(place: P
         assert sum(state["rejects"]["counts"]["validate"].values()) == len(bad)
         shown = (await running.get("/rejects")).json()
         assert "<html>502 Bad Gateway</html>" in json.dumps(shown)
+        assert "unknown key ***" in json.dumps(shown)
+        assert KEY not in json.dumps(shown)
         metrics = (await running.get("/metrics")).text
         assert 'reason="crossed"' in metrics
 
@@ -421,6 +426,7 @@ async def test_bad_input_is_kept_with_its_reason_and_costs_nothing_else(place: P
             while len(found := await in_thread(kept)) < len(bad):  # noqa: ASYNC110  # another process writes it
                 await trio.sleep(0.1)
         assert ("bad_frame", "<html>502 Bad Gateway</html>") in found
+        assert not any(KEY in raw for _, raw in found)
 
 
 async def test_one_refused_symbol_leaves_the_others_streaming(place: Place) -> None:

@@ -24,6 +24,33 @@ async def test_counts_are_complete_and_the_latest_are_bounded() -> None:
     assert snapshot.latest[-1].reason == "repeat"
 
 
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ("unknown key s3cr3t\\k", "unknown key ***"),
+        (r'{"message":["your key s3cr3t\\k is bad"]}', '{"message":["your key *** is bad"]}'),
+        (f"{'x' * 1995}s3cr3", f"{'x' * 1995}***"),
+        ("s3cr s3cr s3cr3t\\", "s3cr s3cr ***"),
+        ("s3cr is the beginning of something else", "s3cr is the beginning of something else"),
+        ("abc s3c", "abc s3c"),
+    ],
+)
+async def test_a_secret_that_was_received_is_neither_shown_nor_kept(
+    said: str, kept: str, autojump_clock: MockClock
+) -> None:
+    book = RejectBook(["s3cr3t\\k", "", "abc"])
+    saved: list[Reject] = []
+
+    async def save(some: Sequence[Reject]) -> None:
+        await trio.lowlevel.checkpoint()
+        saved.extend(some)
+
+    book.enter([Reject("validate", "bad_event", said, said, 1, symbol="EURUSD")])
+    with trio.move_on_after(1):
+        await book.keep(save)
+    assert saved == list(book.snapshot().latest) == [Reject("validate", "bad_event", kept, kept, 1, symbol="EURUSD")]
+
+
 async def test_they_are_written_in_order_at_a_bounded_rate_and_the_rest_is_counted(autojump_clock: MockClock) -> None:
     book = RejectBook()
     kept: list[int] = []
