@@ -220,7 +220,7 @@ def settings_from(environ: Mapping[str, str], needed: Collection[str] = OTHER_SI
             poll_seconds=env.get(PREFIX + "HUB_POLL_SECONDS", values.positive, 30.0),
         ),
         http=HttpServer(
-            host=env.get(PREFIX + "HTTP_HOST", str, "127.0.0.1"),
+            host=env.get(PREFIX + "HTTP_HOST", values.host, "127.0.0.1"),
             port=env.get(PREFIX + "HTTP_PORT", values.port, 8000),
             token=env.optional_secret(PREFIX + "HTTP_TOKEN"),
         ),

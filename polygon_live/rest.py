@@ -1,4 +1,4 @@
-"""Polygon's REST service, as far as past quotes and the market's state go: the only place that knows httpx.
+"""Polygon's REST service, as far as past quotes and the market's state go.
 
 ``GET /v3/quotes/C:EUR-USD`` answers in pages, each with the address of the next one. That address is followed as it is,
 with the key in a header; so only to where the first one went, never to one that was there already, and not for ever.
@@ -25,9 +25,10 @@ from polygon_live import answers, wire
 from polygon_live.answers import Head, PastQuote
 from polygon_live.backoff import backoff
 from polygon_live.config import Secret
-from polygon_live.errors import RestError
+from polygon_live.errors import ConfigurationError, RestError
 from polygon_live.limits import Turns
 from polygon_live.model import evidence, pair_of
+from polygon_live.proxies import check_proxies
 
 VARIABLE: Final = "POLYGON_LIVE_REST_URL"
 PAGE_QUOTES: Final = 50_000
@@ -57,7 +58,10 @@ T = TypeVar("T")
 
 
 class Rest:
-    """The service at ``url`` (scheme, host and perhaps port and path), asked with ``key`` and in turn."""
+    """The service at ``url`` (scheme, host and perhaps port and path), asked with ``key`` and in turn.
+
+    Raises ConfigurationError if the URL or a proxy in the environment can't be used.
+    """
 
     def __init__(
         self,
@@ -68,7 +72,11 @@ class Rest:
         rng: random.Random,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        self._url = httpx.URL(url.rstrip("/"))
+        try:
+            self._url = httpx.URL(url.rstrip("/"))
+        except httpx.InvalidURL:
+            raise ConfigurationError(f"{VARIABLE} is {url!r}: write it like https://host") from None
+        check_proxies()
         self._key = key
         self._turns = turns
         self._rng = rng

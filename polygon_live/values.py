@@ -25,9 +25,22 @@ def commas(text: str) -> list[str]:
 def _is(schemes: set[str], address: str) -> bool:
     try:
         parts = urlsplit(address)
-        return parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is no number
+        return parts.scheme in schemes and bool(host(parts.hostname or "")) and parts.port != 0
+    except ValueError:  # a port that is no number, or a name that can't be looked up
         return False
+
+
+def host(text: str) -> str:
+    """A name or an address. Who looks up a name raises UnicodeError for one that can't be: no OSError, so it is told
+    here.
+    """
+    try:
+        if is_text(text):  # that it is not is told once, whatever the variable
+            text.encode("idna")
+    except UnicodeError:
+        msg = "between the dots of a host's name there are 1 to 63 characters"
+        raise ValueError(msg) from None
+    return text
 
 
 def nats_urls(text: str) -> tuple[str, ...]:

@@ -53,6 +53,11 @@ async def test_it_runs_with_standard_error_closed(clean_environment: dict[str, s
         assert await running.wait() == 0
 
 
+def test_a_host_that_can_not_be_looked_up_is_named() -> None:
+    wrong = CliRunner().invoke(cli, ["simulate", "--host", "a..b"])
+    assert (wrong.exit_code, "Invalid value for '--host': 'a..b'" in wrong.stderr) == (2, True)
+
+
 @pytest.mark.parametrize("name", ["gaps", "quarantine"])
 def test_reading_the_ledger_needs_no_library_of_a_store(name: str) -> None:
     program = f"import sys, polygon_live.commands.{name}; print(*sys.modules)"

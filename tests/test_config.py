@@ -90,6 +90,12 @@ def test_both_ways_at_once_is_a_fault_that_shows_neither(tmp_path: Path) -> None
         ("POLYGON_LIVE_KAFKA_BROKERS", ",", "host:9092,host2:9092"),
         ("POLYGON_LIVE_KAFKA_BROKERS", "k1:9092,k2:x", "host:9092,host2:9092"),
         ("POLYGON_LIVE_KAFKA_BROKERS", "PLAINTEXT://k1:9092", "host:9092,host2:9092"),
+        ("POLYGON_LIVE_KAFKA_BROKERS", "a..b:9092", "host:9092,host2:9092"),
+        ("POLYGON_LIVE_WS_URLS", "wss://a..b/forex", "not a WebSocket address"),
+        ("POLYGON_LIVE_REST_URL", "https://a..b", "not the address of an HTTP service"),
+        ("POLYGON_LIVE_HUB_URL", f"http://{'x' * 64}.example:7000", "not the address of an HTTP service"),
+        ("POLYGON_LIVE_HTTP_HOST", "a..b", "1 to 63 characters"),
+        ("POLYGON_LIVE_HTTP_HOST", "x" * 64, "1 to 63 characters"),
         ("POLYGON_LIVE_LOG_LEVEL", "loud", "debug, info, warning, error"),
         ("POLYGON_LIVE_LOG_FORMAT", "xml", "auto, console, json"),
         ("POLYGON_LIVE_GRACE_SECONDS", "-1", "above 0"),
@@ -119,7 +125,12 @@ def test_what_is_no_text_is_named_for_no_page_could_show_it(name: str) -> None:
     assert faults(FULL | {name: os.fsdecode(b"\xff:4222")}) == (f"{name} is not UTF-8",)
 
 
-@pytest.mark.parametrize("value", [",", "http://n1:4222", "nats://joe:n4tspass@n1:port", "nats://"])
+@pytest.mark.parametrize("host", ["localhost", "::1", "0.0.0.0", "b\u00fccher.example", "ends.with.a.dot.", "a_b"])
+def test_what_can_be_looked_up_is_a_host(host: str) -> None:
+    assert settings_from(FULL | {"POLYGON_LIVE_HTTP_HOST": host}).http.host == host
+
+
+@pytest.mark.parametrize("value", [",", "nats://a..b", "http://n1:4222", "nats://joe:n4tspass@n1:port", "nats://"])
 def test_a_wrong_nats_address_is_named_and_not_shown(value: str) -> None:
     (fault,) = faults(FULL | {"POLYGON_LIVE_NATS_URLS": value})
     assert fault.startswith("POLYGON_LIVE_NATS_URLS holds something that is no address")

@@ -608,6 +608,7 @@ async def test_without_a_hub_the_safe_defaults_hold(world: HubWorld, monkeypatch
         ({"url": "hub:7000"}, "POLYGON_LIVE_HUB_URL"),
         ({"url": "http://me:hunter2@hub:7000"}, "POLYGON_LIVE_HUB_URL"),
         ({"url": "http://\x7fhunter2:7000"}, "POLYGON_LIVE_HUB_URL"),
+        ({"url": "http://hunter2..b:7000"}, "POLYGON_LIVE_HUB_URL"),
         ({"api_key": "hunter2\nX-Evil: 1"}, "POLYGON_LIVE_HUB_API_KEY"),
         ({"api_key": "hunter2é"}, "POLYGON_LIVE_HUB_API_KEY"),
     ],

@@ -7,7 +7,7 @@ from trio.abc import Clock
 
 from polygon_live import rest
 from polygon_live.config import Secret
-from polygon_live.errors import RestError
+from polygon_live.errors import ConfigurationError, RestError
 from polygon_live.limits import Turns
 from polygon_live.rest import Rest
 from polygon_live.standin.http import Answer, Fault
@@ -238,6 +238,11 @@ async def test_what_can_not_be_sent_is_not_repeated(autojump_clock: Clock) -> No
 async def test_an_answer_of_another_shape_is_no_answer(body: object, autojump_clock: Clock) -> None:
     async with resting() as world:
         assert (await error_of(world, saying(200, body))).again
+
+
+def test_an_address_that_can_not_be_asked_is_told_at_once() -> None:
+    with pytest.raises(ConfigurationError, match=r"POLYGON_LIVE_REST_URL is 'http://☃\.example'"):
+        Rest("http://☃.example", Secret(KEY), turns=Turns(1e9, wall_ms=lambda: 0), rng=Upper())
 
 
 async def test_over_a_socket() -> None:

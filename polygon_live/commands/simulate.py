@@ -9,7 +9,7 @@ from typing import Final
 import click
 import trio
 
-from polygon_live import logs
+from polygon_live import logs, values
 from polygon_live.commands.number import Number
 from polygon_live.commands.progress import Progress
 from polygon_live.commands.signals import ended_by_signal
@@ -34,11 +34,18 @@ def _frames() -> Mapping[str, str | bytes]:
     return {**bad_frames(good), **odd_frames(good)}
 
 
+def _host(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
+    try:
+        return values.host(value)
+    except ValueError as why:
+        raise click.BadParameter(f"{value!r}: {why}") from None
+
+
 FAULTS: Final = sorted([*ENDINGS, *_frames()])
 
 
 @click.command(epilog=f"Faults: {', '.join(FAULTS)}.")
-@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--host", default="127.0.0.1", show_default=True, callback=_host)
 @click.option("--port", default=8765, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
 @click.option(
     "--rest-port",

@@ -18,6 +18,7 @@ from polygon_live.errors import ConfigurationError, HubError
 from polygon_live.hub.merging import decoded, digest
 from polygon_live.keys import kind
 from polygon_live.model import evidence
+from polygon_live.proxies import check_proxies
 
 ANSWER_SECONDS: Final = 5.0
 """For a whole answer, from dialling to its last byte."""
@@ -45,7 +46,7 @@ class Posted:
 class Door:
     """The Hub at ``url``. A connection is opened for each question: there is one every half a minute.
 
-    Raises ConfigurationError if the URL or the key can't be used.
+    Raises ConfigurationError if the URL, the key or a proxy in the environment can't be used.
     """
 
     def __init__(self, url: str, api_key: Secret | None, transport: httpx.AsyncBaseTransport | None = None) -> None:
@@ -58,6 +59,7 @@ class Door:
         key = api_key.reveal() if api_key else ""
         if not values.fits_header(key):
             raise ConfigurationError(f"POLYGON_LIVE_HUB_API_KEY {UNSENDABLE}")
+        check_proxies()
         self._headers = {"Accept": "application/json"} | ({"X-API-Key": key} if key else {})
         self._transport = transport
         self._tls = ssl.create_default_context()  # once: it reads every authority of the machine
