@@ -148,9 +148,9 @@ def positive(text: str) -> float:
 
 
 def identifier(text: str) -> str:
-    """A name that is safe in subjects, headers and SQL."""
-    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", text):
-        msg = "use 1 to 64 letters, digits, '-', '_' or '.'"
+    """A name that is safe in subjects, headers, SQL and paths: dots alone would be another folder."""
+    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", text) or not text.strip("."):
+        msg = "use 1 to 64 letters, digits, '-', '_' or '.', and not dots alone"
         raise ValueError(msg)
     return text
 

@@ -73,6 +73,10 @@ def test_a_private_authority_is_a_file_that_must_be_there(tmp_path: Path) -> Non
         assert "there is no such file" in fault
 
 
+def test_a_name_may_have_dots() -> None:
+    assert settings_from(FULL | {"POLYGON_LIVE_COLLECTOR_ID": ".eu.1"}).collector_id == ".eu.1"
+
+
 def test_both_ways_at_once_is_a_fault_that_shows_neither(tmp_path: Path) -> None:
     (fault,) = faults(FULL | {"POLYGON_API_KEY_FILE": str(tmp_path / "key")})
     assert "leave one of them out" in fault
@@ -101,6 +105,9 @@ def test_both_ways_at_once_is_a_fault_that_shows_neither(tmp_path: Path) -> None
         ("POLYGON_LIVE_GRACE_SECONDS", "-1", "above 0"),
         ("POLYGON_LIVE_GRACE_SECONDS", "nan", "above 0"),
         ("POLYGON_LIVE_COLLECTOR_ID", "a b", "letters, digits"),
+        ("POLYGON_LIVE_COLLECTOR_ID", ".", "not dots alone"),
+        ("POLYGON_LIVE_COLLECTOR_ID", "..", "not dots alone"),
+        ("POLYGON_LIVE_TENANT_ID", "...", "not dots alone"),
         ("POLYGON_LIVE_SINK_QUEUE_TICKS", "0", "above 0"),
         ("POLYGON_LIVE_KAFKA_SECURITY_PROTOCOL", "TLS", "PLAINTEXT, SSL"),
         ("POLYGON_LIVE_KAFKA_CLIENT", "librdkafka", "kafka-python, confluent"),
