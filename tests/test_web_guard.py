@@ -81,6 +81,8 @@ def test_with_a_token_the_name_does_not_matter_and_the_token_does() -> None:
     assert {status(guard, path, "evil.example") for path in OPEN} == {200}
     for wrong in ("", "Bearer", "Bearer ", "Bearer t0ken", "Basic t0kén", sent + " ", sent[:-1], "Bearer \u20ac"):
         assert status(guard, "/state", Authorization=wrong) == 401
+    for right in (sent.replace("Bearer", "bearer"), sent.replace("Bearer", "BEARER"), sent.replace(" ", "  ")):
+        assert status(guard, "/state", Authorization=right) == 200
     assert status(guard, "/", page=True) == 200
 
 

@@ -63,8 +63,10 @@ class Guard:
         return FOREIGN if foreign and header("Sec-Fetch-Mode") != "navigate" else None
 
     def _has_token(self, given: str) -> bool:
-        # Headers are read as Latin-1, whatever they were written in.
-        return secrets.compare_digest(given.encode("latin-1", errors="replace"), f"Bearer {self.token}".encode())
+        # The scheme is in any case (RFC 7235). Headers are read as Latin-1, whatever they were written in.
+        scheme, _, token = given.partition(" ")
+        shown = f"{scheme.lower()} {token.lstrip(' ')}"
+        return secrets.compare_digest(shown.encode("latin-1", errors="replace"), f"bearer {self.token}".encode())
 
     def _is_ours(self, host: str) -> bool:
         found = _HOST.fullmatch(host)
