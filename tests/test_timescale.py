@@ -529,6 +529,27 @@ async def test_unreachable_at_start(own_postgres: Callable[..., Postgres]) -> No
     assert seqs_in(server.dsn) == [1, 2]
 
 
+@pytest.mark.parametrize("whose", ["database", "role"])
+async def test_who_may_only_read_is_told_how_to_write_again(database: str, whose: str) -> None:
+    name = database.rpartition("/")[2]
+    dsn, subject = database, f"database {name}"
+    do(database, f"create role reader_{name} login", f"grant all on schema public to reader_{name}")
+    if whose == "role":
+        dsn, subject = database.replace("postgres@", f"reader_{name}@"), f"role reader_{name}"
+    try:
+        async with opened(dsn) as sink:
+            await sink.write(a_batch(1))
+            do(database, f"alter {subject} set default_transaction_read_only = on")
+            says = rf"read-only transaction: .*alter {whose} .*name the primary in POLYGON_LIVE_TIMESCALE_DSN"
+            with pytest.raises(StoreUnavailable, match=says):
+                await sink.open()
+            with psycopg.connect(database, options="-c default_transaction_read_only=off") as admin:
+                admin.execute(f"alter {subject} set default_transaction_read_only = off".encode())
+            assert await sink.open() == Opened(1)
+    finally:
+        do(database, f"drop owned by reader_{name}", f"drop role reader_{name}")
+
+
 # Secrets
 
 

@@ -19,7 +19,7 @@ VARIABLE: Final = "POLYGON_LIVE_TIMESCALE_DSN"
 _KINDS: Final[Mapping[str, type[StoreError]]] = {
     # Five characters are one code, two a class; the code goes first.
     "08": StoreUnavailable,  # the connection broke
-    "25": StoreUnavailable,  # transaction state; 25006 is a standby after a failover
+    "25": StoreUnavailable,  # transaction state; 25006 is a standby after a failover, or somebody's setting
     "40": StoreUnavailable,  # deadlock, serialization: the same again will do
     "53": StoreUnavailable,  # disk full, out of memory, too many connections
     "55": StoreUnavailable,  # a lock was not to be had
@@ -51,6 +51,10 @@ _KINDS: Final[Mapping[str, type[StoreError]]] = {
 _ADVICE: Final[Mapping[str, str]] = {
     "0A": "this use of the table is not possible: remove what the message names",
     "23": "the table was given a key or a NOT NULL that refuses good ticks: drop it",
+    "25006": (
+        "let this database or role write again (alter database … set default_transaction_read_only = off, alter role … "
+        f"likewise); if the server is a standby, name the primary in {VARIABLE}"
+    ),
     "28": f"correct user and password in {VARIABLE}",
     "3D": f"create the database, or correct its name in {VARIABLE}",
     "3F": f"create the schema, or correct search_path in {VARIABLE}",
