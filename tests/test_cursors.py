@@ -18,6 +18,8 @@ from polygon_live.config import Secret
 from polygon_live.embedded import Postgres
 from polygon_live.engines.postgres import claim, look
 from polygon_live.engines.postgres import ticks as postgres_ticks
+from polygon_live.engines.postgres.storage import TableName
+from polygon_live.engines.postgres.unchanged import Unchanged
 from polygon_live.errors import StoreContested, StoreMisconfigured, StoreUnavailable
 from polygon_live.model import encode
 from polygon_live.sink import Identity, Opened, Written
@@ -28,6 +30,8 @@ from tests.waiting import PATIENCE_SECONDS, in_thread, until
 
 pytestmark = pytest.mark.engine
 
+AS_FOUND = Unchanged(TableName(0, "public", "market_ticks"), {})
+"""For cursors that are claimed and never moved."""
 ROW = "select journal_id, seq, host, beat, backend_pid from tick_cursors where collector = 'c1'"
 
 
@@ -395,7 +399,14 @@ async def test_a_move_that_is_committed_while_it_is_claimed_is_not_passed_over(t
     await sink.aclose()
 
     def claimed(connection: psycopg.Connection[tuple[Any, ...]]) -> None:
-        claim(connection, Identity("c1", "journal-1", "host-1"), None, dead=None, highest=lambda _: None)
+        claim(
+            connection,
+            Identity("c1", "journal-1", "host-1"),
+            None,
+            dead=None,
+            highest=lambda _: None,
+            unchanged=AS_FOUND,
+        )
 
     with psycopg.connect(table, autocommit=True) as late, psycopg.connect(table) as zombie:
         zombie.execute("update tick_cursors set beat = beat + 1")
@@ -421,14 +432,15 @@ async def test_who_moves_between_the_last_look_and_the_takeover_keeps_it(table: 
         dead = look(connection, "c1")
         await holder.check()
         with pytest.raises(StoreContested, match=r"host-1.*it has just moved"):
-            claim(connection, newcomer, None, dead=dead, highest=lambda _: None)
+            claim(connection, newcomer, None, dead=dead, highest=lambda _: None, unchanged=AS_FOUND)
         await holder.write(a_batch(2))
 
         def made_meanwhile(_: object) -> None:
             do(table, "insert into tick_cursors select 'c3', journal_id, seq, host, beat from tick_cursors")
 
+        other = Identity("c3", "journal-2", "host-2")
         with pytest.raises(StoreUnavailable, match="moved while it was being claimed"):
-            claim(connection, Identity("c3", "journal-2", "host-2"), None, dead=None, highest=made_meanwhile)
+            claim(connection, other, None, dead=None, highest=made_meanwhile, unchanged=AS_FOUND)
 
 
 # What it has that the journal has not

@@ -91,7 +91,9 @@ class TimescaleSink:
         cursor = await self._ask(
             self.CLAIM_SECONDS,
             "claim its cursor",
-            lambda c: claim(c, self._identity, session.backend, dead=dead, highest=table.highest),
+            lambda c: claim(
+                c, self._identity, session.backend, dead=dead, highest=table.highest, unchanged=layout.unchanged
+            ),
         )
         took_over, self._heir_of = self._heir_of, None
         self._contest.lose_sight()

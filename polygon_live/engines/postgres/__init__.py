@@ -3,10 +3,10 @@
 ``connection`` owns the thread and the time limits, ``errors`` the table of SQLSTATEs, ``schema`` the set-up and the
 adoption of a table that is there, ``storage`` how three days are kept: by native ``partitions``, or by a ``hypertable``
 where the ``extension`` is TimescaleDB, with its ``policies`` and ``compression``; ``upkeep`` is a run of the
-retention, ``survey`` the same by hand, ``disk`` the room for it all; ``columns`` and ``ticks`` the copy, ``cursors``
-how far it has come and whose it is, ``rejects`` and ``gaps`` the side tables, ``matching`` the question what the table
-has, ``counting`` how much of it, ``replay`` the way from the archive, ``looking`` what there is for who may change
-nothing.
+retention, ``survey`` the same by hand, ``disk`` the room for it all; ``columns`` and ``ticks`` the copy, ``unchanged``
+whether it still fits, ``cursors`` how far it has come and whose it is, ``rejects`` and ``gaps`` the side tables,
+``matching`` the question what the table has, ``counting`` how much of it, ``replay`` the way from the archive,
+``looking`` what there is for who may change nothing.
 """
 
 from polygon_live.engines.postgres.compression import COMPRESS_SECONDS

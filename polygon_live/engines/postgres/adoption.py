@@ -39,6 +39,10 @@ class FoundColumn:
     not_null: bool
     generated: bool
     """Computed from others: nobody can write it."""
+    oid: int
+    """Of the type, below a domain."""
+    modifier: int
+    """Of the type, below a domain: its length, precision, scale; -1 if it has none."""
 
     @property
     def coarse(self) -> bool:
@@ -139,7 +143,8 @@ def columns_of(connection: Connection, table: TableName) -> Mapping[str, FoundCo
         select a.attname, case when b.typtype = 'e' then 'enum' else b.typname end,
                format_type(a.atttypid, a.atttypmod),
                a.attnotnull and not a.atthasdef and a.attidentity = '' and t.typdefault is null,
-               a.attnotnull, a.attgenerated <> ''
+               a.attnotnull, a.attgenerated <> '',
+               b.oid, case when t.typbasetype = 0 then a.atttypmod else t.typtypmod end
         from pg_attribute a
         join pg_type t on t.oid = a.atttypid
         join pg_type b on b.oid = coalesce(nullif(t.typbasetype, 0), t.oid)

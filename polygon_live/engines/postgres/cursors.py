@@ -19,11 +19,16 @@ from typing import Final
 import attrs
 
 from polygon_live.engines.postgres.connection import Backend, Connection
+from polygon_live.engines.postgres.unchanged import Unchanged
 from polygon_live.errors import StoreContested, StoreUnavailable
 from polygon_live.sink import Identity
 
 _ADVICE: Final = (
     "if it should, stop this collector; if not, stop that one; or give one another POLYGON_LIVE_COLLECTOR_ID"
+)
+_MOVE: Final = (
+    "update tick_cursors set seq = %s, beat = beat + 1, updated_at = now() "
+    "where collector = %s and journal_id = %s and seq is not distinct from %s"
 )
 
 
@@ -71,11 +76,13 @@ def claim(
     *,
     dead: Mark | None,
     highest: Callable[[Connection], int | None],
+    unchanged: Unchanged,
 ) -> "Cursor":
     """Enter ``backend``, our own, as the holder's, and read how far the ticks have come.
 
     ``dead`` is the cursor of another journal that may be taken over as it is there. Where there is no cursor, it is
-    made, after the ``highest`` ``seq`` that the table holds.
+    made, after the ``highest`` ``seq`` that the table holds. Where the table is not ``unchanged`` any more, it will not
+    move.
 
     Raises StoreContested, StoreUnavailable, psycopg.Error.
     """
@@ -102,33 +109,41 @@ def claim(
     if done.rowcount != 1:
         message = f"the cursor of {identity.collector} in tick_cursors was moved while it was being claimed"
         raise StoreUnavailable(f"{message}: it is read again")
-    return Cursor(identity, seq)
+    return Cursor(identity, seq, unchanged)
 
 
 class Cursor:
     """Our own cursor, as one connection moves it."""
 
-    def __init__(self, identity: Identity, seq: int | None) -> None:
+    def __init__(self, identity: Identity, seq: int | None, unchanged: Unchanged) -> None:
         self._identity = identity
+        self._unchanged = unchanged
+        self._held, self._seen = unchanged.held(_MOVE), unchanged.seen(_MOVE)
         self.seq = seq
         """The last one that is known to be committed. Who commits a move says so here."""
 
     def move(self, connection: Connection, to: int | None) -> None:
-        """To be called first in the transaction of the ticks; from then until its end nobody else can move it.
+        """To be called first in the transaction of the ticks; from then until its end nobody else can move it,
+        nor change the table's columns.
 
-        Raises StoreContested or StoreUnavailable if the row is not as we left it; then the transaction must not commit.
+        Raises StoreContested or StoreUnavailable if the row is not as we left it, or a column not as we found it; then
+        the transaction must not commit.
         """
-        moved = connection.execute(
-            "update tick_cursors set seq = %s, beat = beat + 1, updated_at = now() "
-            "where collector = %s and journal_id = %s and seq is not distinct from %s",
-            [to, self._identity.collector, self._identity.journal, self.seq],
-        )
-        if moved.rowcount != 1:
-            raise self._overtaken(look(connection, self._identity.collector))
+        self._set(connection, self._held, to)
 
     def beat(self, connection: Connection) -> None:
-        """A sign of life, where nothing has to be written. Raises like ``move``."""
-        self.move(connection, self.seq)
+        """A sign of life, where nothing has to be written. Raises like ``move``.
+
+        Who locks the table is not waited for, once the server's process knows its columns.
+        """
+        self._set(connection, self._seen, self.seq)
+
+    def _set(self, connection: Connection, statement: bytes, to: int | None) -> None:
+        ours = [self._identity.collector, self._identity.journal]
+        moved = connection.execute(statement, [to, *ours, self.seq])
+        if moved.rowcount != 1:
+            raise self._overtaken(look(connection, self._identity.collector))
+        self._unchanged.verify(moved.pgresult)
 
     def _overtaken(self, mark: Mark | None) -> StoreContested | StoreUnavailable:
         if mark and mark.journal != self._identity.journal:

@@ -21,6 +21,7 @@ from polygon_live.engines.postgres.gaps import make_gap_table
 from polygon_live.engines.postgres.hypertable import Hypertable, is_hypertable
 from polygon_live.engines.postgres.partitions import NativePartitions
 from polygon_live.engines.postgres.storage import KEPT, SET_UP_LOCK, About, Storage, TableName
+from polygon_live.engines.postgres.unchanged import Unchanged
 from polygon_live.errors import StoreMisconfigured
 
 log = structlog.get_logger()
@@ -64,6 +65,8 @@ class Layout:
     storage: Storage
     types: Mapping[str, str]
     """The columns of ours that can be written, each with its type's name as ``columns.writer_of`` takes it."""
+    unchanged: Unchanged
+    """The same columns, to be asked for whether they still are so."""
     about: About
     complaints: tuple[str, ...]
 
@@ -105,10 +108,12 @@ def set_up(connection: Connection, now: datetime) -> Layout:
     storage.cover(connection, now - KEPT, now + AHEAD)
     keyed = adoption.has_key(connection, table)
     differences = adoption.differences(columns)
+    types = _written(columns)
     return Layout(
         table=table,
         storage=storage,
-        types=_written(columns),
+        types=types,
+        unchanged=Unchanged(table, {name: columns[name] for name in types}),
         about={
             **whereabouts(connection),
             "edition": storage.edition,
