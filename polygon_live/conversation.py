@@ -96,7 +96,7 @@ class Conversation:
             told = f"let {LOGIN_SECONDS:g} s pass while {self._login.phase.value}{self._login.said()}"
             return FeedSilent(f"{self._address} {told}")
         except ConnectionClosed as why:
-            return closed_error(why)
+            return closed_error(why, self._login.hide)
         except FeedError as why:
             return why
         self.state = "subscribing"
@@ -123,7 +123,7 @@ class Conversation:
                     for status in await self._ws.get_messages():
                         await self._hear(status)
         except ConnectionClosed as why:
-            return closed_error(why)
+            return closed_error(why, self._login.hide)
         except FeedError as why:
             return why
 

@@ -15,6 +15,8 @@ from polygon_live.websocket import MAX_MESSAGE, Tap, WebSocket
 
 Dial = Callable[[str], AbstractAsyncContextManager[WebSocket]]
 
+UNREACHED: Final = (OSError, trio.TooSlowError, trio.BrokenResourceError, ConnectionRejected, ProtocolError)
+"""What ``dial_error`` understands."""
 CONNECT_SECONDS: Final = 10.0
 """For TCP and TLS, and again for the WebSocket."""
 CLOSE_SECONDS: Final = 2.0
@@ -124,10 +126,12 @@ def dial_error(url: str, why: Exception) -> DialFailed:
     return DialFailed(f"{address_of(url)} can't be reached: {cause or type(cause).__name__}")
 
 
-def closed_error(why: ConnectionClosed) -> FeedError:
-    """What the end of an open connection means. Polygon closes with 1008 whom it evicts; deploys use 1000 and 1001."""
+def closed_error(why: ConnectionClosed, hide: Callable[[str], str]) -> FeedError:
+    """What the end of an open connection means. Polygon closes with 1008 whom it evicts; deploys use 1000 and 1001.
+    ``hide`` takes the secrets out of what was said.
+    """
     code = why.reason.code if why.reason else ABNORMAL
-    text = why.reason.reason if why.reason and why.reason.reason else ""
+    text = hide(why.reason.reason if why.reason and why.reason.reason else "")
     if code == POLICY_VIOLATION:
         return TooManyConnections(f"Polygon closed with code 1008 {text!r}: another instance holds the connection")
     if code == ABNORMAL:

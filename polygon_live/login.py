@@ -43,10 +43,13 @@ class Login:
         self.told: deque[wire.Status] = deque(maxlen=20)
         """Refusals and what is not known, to be told: whoever does takes them out."""
 
+    def hide(self, said: str) -> str:
+        """Should Polygon ever repeat the key."""
+        return said.replace(self._key.reveal(), "***")
+
     def hear(self, status: wire.Status) -> str | None:
         """Take in one status; the login to send in answer, if any. Raises the FeedError that ends the connection."""
-        said = status.message.replace(self._key.reveal(), "***")  # should Polygon ever repeat it
-        status = wire.Status(status.status[:SAID_LIMIT], said[:SAID_LIMIT])
+        status = wire.Status(self.hide(status.status)[:SAID_LIMIT], self.hide(status.message)[:SAID_LIMIT])
         match status.status:
             case "connected" | "success" if self.phase is Phase.GREETING:
                 self.phase = Phase.LOGIN

@@ -10,11 +10,14 @@ import trio
 import trustme
 from h11 import ProtocolError
 from trio.testing import MockClock, memory_stream_pair
-from trio_websocket import ConnectionClosed
+from trio_websocket import CloseReason, ConnectionClosed
 
 from polygon_live import dial, wire
+from polygon_live.config import Secret
 from polygon_live.dial import address_of, closed_error, dial_error, dial_websocket
+from polygon_live.login import Login
 from polygon_live.standin import StandIn
+from polygon_live.subscriptions import Subscriptions
 
 PATIENCE_SECONDS = 60
 
@@ -76,7 +79,14 @@ async def test_over_tls_a_cut_is_a_cut(authority: trustme.CA) -> None:
         standin.latest.reset()
         with pytest.raises(ConnectionClosed) as raised:
             await ws.get_message()
-        assert closed_error(raised.value).reason == "cut"
+        assert closed_error(raised.value, str).reason == "cut"
+
+
+@pytest.mark.parametrize("code", [1008, 4001])
+def test_a_close_that_repeats_the_key_is_told_without_it(code: int) -> None:
+    login = Login(Secret("sesame-1"), Subscriptions(()))
+    told = str(closed_error(ConnectionClosed(CloseReason(code, "no place for sesame-1")), login.hide))
+    assert "no place for ***" in told
 
 
 async def refusal(url: str) -> str:

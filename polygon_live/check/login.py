@@ -9,12 +9,12 @@ from typing import Final
 
 import attrs
 import trio
-from trio_websocket import ConnectionClosed, ConnectionRejected
+from trio_websocket import ConnectionClosed
 
 from polygon_live import wire
 from polygon_live.check.items import Item, fails, holds, skipped
 from polygon_live.config import Secret
-from polygon_live.dial import Dial, address_of, closed_error, dial_error, dial_websocket
+from polygon_live.dial import UNREACHED, Dial, address_of, closed_error, dial_error, dial_websocket
 from polygon_live.errors import FeedError, FeedSilent, LoginRefused, TooManyConnections
 from polygon_live.login import Login, Phase
 from polygon_live.subscriptions import Subscriptions
@@ -60,14 +60,15 @@ async def login(urls: Sequence[str], key: Secret, alive: str | None, *, dial: Di
 
 async def _log_in(url: str, key: Secret, dial: Dial) -> None:
     """Raises FeedError."""
+    conversation = Login(key, Subscriptions(()))
     try:
         async with dial(url) as ws:
-            await _converse(ws, Login(key, Subscriptions(())), url)
+            await _converse(ws, conversation, url)
     except FeedError:
         raise
     except ConnectionClosed as why:
-        raise closed_error(why) from None
-    except (OSError, trio.TooSlowError, trio.BrokenResourceError, ConnectionRejected, ExceptionGroup) as why:
+        raise closed_error(why, conversation.hide) from None
+    except (*UNREACHED, ExceptionGroup) as why:
         raise dial_error(url, why) from None
 
 
