@@ -14,6 +14,7 @@ from typing import Final, Protocol, TypeVar
 import pytest
 
 from polygon_live.embedded import EmbeddedServer, Nats, NotInstalled
+from polygon_live.embedded import server as embedded_server
 from polygon_live.embedded.server import LOCK_NAME, is_held
 
 S = TypeVar("S", bound=EmbeddedServer)
@@ -31,6 +32,10 @@ SESSION_VARIABLE: Final = "TEST_SESSION"
 SESSION: Final = uuid.uuid4().hex
 """Every process that the tests start inherits it, and is found by it. Each of pytest's own processes has another."""
 os.environ[SESSION_VARIABLE] = SESSION
+WORKERS: Final = 16
+"""As many of pytest's processes as ever run at once have ports of their own."""
+_worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+embedded_server.PORTS = embedded_server.PORTS[_worker % WORKERS :: WORKERS]  # type: ignore[misc]
 
 
 def running(server: R) -> R:

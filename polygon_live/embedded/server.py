@@ -20,6 +20,8 @@ Linux only: parents and start times are read from /proc.
 import abc
 import contextlib
 import fcntl
+import functools
+import itertools
 import os
 import random
 import signal
@@ -318,11 +320,15 @@ def _signal(pid: int, number: signal.Signals) -> None:
 
 
 def free_port() -> int:
-    """One that nobody listens on now."""
+    """One that nobody listens on now, and that this process was not given before."""
+    return next(port for port in _drawn() if _is_free(port))
+
+
+@functools.cache
+def _drawn() -> Iterator[int]:
+    """Each once, for who is given one may take seconds to listen there; and by chance, for others draw too."""
     draw = random.SystemRandom()  # who seeds the other one would make two processes draw the same
-    while not _is_free(port := draw.choice(PORTS)):
-        pass
-    return port
+    return itertools.cycle(draw.sample(PORTS, len(PORTS)))
 
 
 def _is_free(port: int) -> bool:
