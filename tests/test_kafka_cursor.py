@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -29,7 +30,7 @@ from tests import servers
 from tests.engines.kafka import Kafka
 from tests.reading import in_archive
 from tests.waiting import PATIENCE_SECONDS, in_thread
-from tests.writers import access
+from tests.writers import CONFLUENT, VARIABLE, access
 
 pytestmark = pytest.mark.engine
 NOW_MS = 1_780_401_600_000
@@ -318,6 +319,25 @@ async def test_a_predecessor_that_did_not_die_is_fenced(address: str, name: str)
         with pytest.raises(StoreUnavailable, match="is not as we left it"):
             await zombie.write(batch(1, 100))
     assert await seqs_in(address, name) == list(range(1, 101))
+
+
+async def test_who_is_fenced_while_a_batch_is_handed_over_says_so_too(
+    address: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """librdkafka hears of it from the brokers meanwhile, and takes no further record: "fatal" is all that it says."""
+    monkeypatch.setenv(VARIABLE, CONFLUENT)
+
+    class Slow(list[Tick]):
+        def __iter__(self) -> Iterator[Tick]:
+            for n in range(len(self)):
+                time.sleep(0.5 * (n == 1))
+                yield self[n]
+
+    zombie, successor = sink_of(address, name), sink_of(address, name)
+    async with opened(zombie), opened(successor):
+        whole = batch(1, 100)
+        with pytest.raises(StoreUnavailable, match=r"has ended the transaction .*a copy of this one's data folder"):
+            await zombie.write(Batch(0, Slow(whole.ticks), whole.payloads))
 
 
 KILLED = """

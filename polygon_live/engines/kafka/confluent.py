@@ -110,9 +110,14 @@ class ConfluentProducer:
                 return
             produce: Callable[..., None] = producer.produce
             topic, collector = self._topic, self._collector
-            for tick, payload in zip(batch.ticks, batch.payloads, strict=True):
-                headers = [collector, ("seq", b"%d" % tick.seq)]
-                produce(topic, payload, tick.symbol, timestamp=tick.timestamp_ms, headers=headers)
+            try:
+                for tick, payload in zip(batch.ticks, batch.payloads, strict=True):
+                    headers = [collector, ("seq", b"%d" % tick.seq)]
+                    produce(topic, payload, tick.symbol, timestamp=tick.timestamp_ms, headers=headers)
+            except KafkaException as why:
+                if why.args[0].name() == "_FATAL":
+                    producer.abort_transaction(0)  # says what it was, and produce does not
+                raise
             left = 0
             with suppress(SystemError):  # the log was called while an exception waited: the commit says which
                 left = producer.flush(max(0.0, deadline - time.monotonic()))
