@@ -83,6 +83,8 @@ class Tally:
     """Older than what the table keeps."""
     above_cursor: int = 0
     """The running collector is bringing them itself."""
+    in_hand: int = 0
+    """The table was asked to take these, and has not answered: they may be written."""
     refused: int = 0
     """By the table, for their content."""
     refusal: str | None = None
@@ -221,9 +223,11 @@ async def _put(ticks: list[Chosen], table: Table, tally: Tally) -> None:
     parts = [ticks]
     while parts:
         part = parts.pop()
+        tally.in_hand = len(part)
         try:
             put = await _stubbornly(lambda part=part: table.put(part))  # type: ignore[misc]
         except RowsRefused as why:
+            tally.in_hand = 0
             if len(part) > 1:
                 middle = len(part) // 2
                 parts += [part[middle:], part[:middle]]
@@ -235,6 +239,7 @@ async def _put(ticks: list[Chosen], table: Table, tally: Tally) -> None:
                     f"the table refused {tally.refused} ticks, the first {tally.refusal}"
                 ) from None
         else:
+            tally.in_hand = 0
             tally.written += put.written
             tally.there += put.there
             tally.expired += put.expired

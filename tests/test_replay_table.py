@@ -273,26 +273,44 @@ put, blocks = replay.Table.put, []
 async def held(self, ticks):
     blocks.append(ticks)
     if len(blocks) == 3:
+        open({held!r}, "x").close()
         {until}
     return await put(self, ticks)
 replay.Table.put = held"""
-"""Patches a replay: its third block is held."""
+"""Patches a replay: its third block is held, and a file says so."""
 
 
 async def test_interrupted_it_says_how_far_it_came(
-    days: Days, database: str, broker: Broker, clean_environment: dict[str, str]
+    days: Days, database: str, broker: Broker, clean_environment: dict[str, str], tmp_path: Path
 ) -> None:
     found = await ruined(days, database, broker.address, clean_environment)
-    left = found.count()
-    async with replaying(found.env, *found.asked, patch=HELD.format(until="await trio.sleep_forever()")) as running:
-        await until(lambda: found.count() > left)
+    left, held = found.count(), tmp_path / "held"
+    patch = HELD.format(held=str(held), until="await trio.sleep_forever()")
+    async with replaying(found.env, *found.asked, patch=patch) as running:
+        await until(held.exists)
         running.process.send_signal(signal.SIGINT)
         await running.end()
     assert running.code == 1
     assert f"{found.count() - left} written, 0 already there" in running.told
-    assert "the replay is not complete: it was interrupted; what was written stays" in running.noted
+    said = "it was interrupted; what was written (whether 100 more were is not known) stays, and the same command"
+    assert f"the replay is not complete: {said} does the rest" in running.noted
     await replayed(found.env, *found.asked)
     assert found.rows() == found.before
+
+
+async def test_a_rehearsal_that_is_interrupted_leaves_no_rest(
+    days: Days, database: str, broker: Broker, clean_environment: dict[str, str], tmp_path: Path
+) -> None:
+    found = await ruined(days, database, broker.address, clean_environment)
+    left, held = found.count(), tmp_path / "held"
+    patch = HELD.format(held=str(held), until="await trio.sleep_forever()")
+    async with replaying(found.env, *found.asked, "--dry-run", patch=patch) as running:
+        await until(held.exists)
+        running.process.send_signal(signal.SIGINT)
+        await running.end()
+    assert running.code == 1
+    assert "it was interrupted; nothing was written: give the same command once more" in running.noted
+    assert found.count() == left
 
 
 @pytest.mark.parametrize("comes_back", [True, False])
@@ -306,13 +324,12 @@ async def test_the_database_killed(
 ) -> None:
     postgres = own_postgres()
     found = await ruined(days, postgres.dsn, broker.address, clean_environment)
-    left = found.count()
-    killed = tmp_path / "killed"
-    patch = HELD.format(until=f"while not os.path.exists({str(killed)!r}): await trio.sleep(0.01)")
+    held, killed = tmp_path / "held", tmp_path / "killed"
+    patch = HELD.format(held=str(held), until=f"while not os.path.exists({str(killed)!r}): await trio.sleep(0.01)")
     if not comes_back:
         patch += "\nreplay.WAITS_SECONDS = (0.1,)"
     async with replaying(found.env, *found.asked, patch=patch) as running:
-        await until(lambda: found.count() > left)
+        await until(held.exists)
         postgres.kill()
         killed.touch()
         if comes_back:

@@ -153,8 +153,11 @@ async def _carry_out(settings: Settings, asked: Asked, report: Report, progress:
 def _left(asked: Asked, report: Report) -> str:
     """What was done, and what to do."""
     begin = f"the replay is not complete: {report.why}"
-    if asked.into == "timescale" or asked.dry_run:
-        return f"{begin}; what was written stays, and the same command does the rest"
+    if asked.dry_run:
+        return f"{begin}; nothing was written: give the same command once more"
+    if asked.into == "timescale":
+        unknown = f" (whether {report.tally.in_hand} more were is not known)" if report.tally.in_hand else ""
+        return f"{begin}; what was written{unknown} stays, and the same command does the rest"
     reached = report.tally.reached_ms
     if reached is None:
         return f"{begin}; nothing was published"
