@@ -24,9 +24,9 @@ demo *ARGS:
 simulate *ARGS:
     @{{ nohup }} exec polygon-live simulate "$@"
 
-# The tests, the quick ones first; arguments go to pytest (`-m "not engine and not fetched"` is the quick ones)
+# The tests, the long ones first; arguments go to pytest (`-m "not engine and not fetched"` is the quick ones)
 test *ARGS:
-    @exec pytest --numprocesses 4 --dist loadfile "$@"
+    @exec pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder "$@"
 
 # The quick tests whose subject knows the market's hours or asks the clock, with that clock set to a Saturday
 saturday *ARGS:

@@ -40,8 +40,12 @@ def _move_the_clock(seconds: int) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The quick ones first: what is wrong is seen soon."""
-    items.sort(key=lambda item: [item.get_closest_marker(name) is not None for name in ("fetched", "engine")])
+    """The quick ones first: what is wrong is seen soon. In one of several processes last: they fill what the long ones
+    leave, and none of those is alone at the end.
+    """
+    several = items and hasattr(items[0].config, "workerinput")
+    marks = ("fetched", "engine")
+    items.sort(key=lambda item: [item.get_closest_marker(name) is not None for name in marks], reverse=bool(several))
 
 
 def _cluster(folder: Path) -> Postgres:
