@@ -69,6 +69,16 @@ class Gap:
         return None if self.ticks is None else max(0, self.ticks - self.filled)
 
 
+def of_store(store: str) -> tuple[State, str]:
+    """How the entry of what this store lacks begins, and what mends it. The archive can't be mended from itself."""
+    if store == "kafka":
+        return "unfillable", (
+            "the archive gets nothing a second time under its number: keep what the table has of it (three days); when "
+            "the table has it no longer, polygon-live backfill fetches it from Polygon"
+        )
+    return "open", f"where the archive has it: polygon-live replay --into {store}"
+
+
 def shown(gap: Gap) -> dict[str, Any]:
     """An entry as programs outside read it. Instants are ISO 8601, UTC."""
     return {

@@ -3,15 +3,11 @@ who asks.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Final
 
 import attrs
 
 from polygon_live.gap import EVERY_SYMBOL, Gap
 from polygon_live.model import Tick
-
-MENDED: Final = frozenset({"given_up", "corrupt", "journal_tail_lost", "taken_over"})
-"""The causes by which a store lacks what was accepted, and the archive may have it."""
 
 
 class Mending:
@@ -23,7 +19,6 @@ class Mending:
             gap: 0
             for gap in gaps
             if gap.store == store
-            and gap.cause in MENDED
             and gap.state == "open"
             and gap.to_ms is not None
             and from_ms <= gap.from_ms

@@ -16,7 +16,7 @@ import msgspec
 import structlog
 import trio
 
-from polygon_live.gap import EVERY_SYMBOL, Gap
+from polygon_live.gap import EVERY_SYMBOL, Gap, of_store
 from polygon_live.journal import Hole, Journal
 from polygon_live.model import Batch, evidence
 from polygon_live.sink import Sink
@@ -131,8 +131,8 @@ class Recovery:
                 now_ms if lost.from_ms is None else lost.from_ms,
                 now_ms if lost.to_ms is None else lost.to_ms,
                 store=name,
-                detail=f"power was lost before the journal was on its disk, and {has} has more: "
-                f"polygon-live replay --into {name} may mend it",
+                state=of_store(name)[0],
+                detail=f"power was lost before the journal was on its disk, and {has} has more; {of_store(name)[1]}",
                 first_seq=max(lost.first, self._lost[name].last + 1 if name in self._lost else lost.first),
                 last_seq=lost.last,
                 opened_ms=now_ms,

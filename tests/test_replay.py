@@ -6,16 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import click
 import pytest
 import trio
 import trio.testing
 from click.testing import CliRunner
 
 from polygon_live.commands import cli
+from polygon_live.commands.replay import replay as replay_command
 from polygon_live.commands.times import Instant, spelled
 from polygon_live.engines.kafka import Archived
 from polygon_live.errors import StoreUnavailable
 from polygon_live.gap import Gap
+from polygon_live.journal import Hole
 from polygon_live.mending import Mending
 from polygon_live.model import Tick, encode
 from polygon_live.replay import Choice, Tally, into_nats
@@ -245,6 +248,7 @@ def a_gap(**changes: Any) -> Gap:
         ({"ticks": None}, 20, "filled"),
         ({"ticks": None}, 19, "open"),
         ({"ticks": None}, None, "open"),
+        ({"cause": "unjournaled"}, None, "filled"),
         ({"ticks": None, "first_seq": None, "last_seq": None, "cause": "taken_over"}, None, "filled"),
     ],
 )
@@ -257,9 +261,18 @@ def test_a_gap_is_filled_when_all_of_it_came(changes: dict[str, Any], cursor: in
     assert ("replayed, but the archive" in gap.detail) == (state == "open")
 
 
+@pytest.mark.parametrize("store", ["timescale", "nats", "kafka"])
+def test_an_entry_is_open_where_a_command_mends_it_and_names_that(store: str) -> None:
+    gap = Hole(1, 9, "given_up").gap(store, 1000)
+    (into,) = (p.type.choices for p in replay_command.params if p.name == "into" and isinstance(p.type, click.Choice))
+    assert (gap.state == "open") == (store in into)
+    assert (f"polygon-live replay --into {store}" in gap.detail) == (store in into)
+    assert ("polygon-live backfill" in gap.detail) == (store not in into)
+
+
 @pytest.mark.parametrize(
     "changes",
-    [{"from_ms": 999}, {"to_ms": 2001}, {"to_ms": None}, {"store": "nats"}, {"store": None}, {"cause": "disconnect"}],
+    [{"from_ms": 999}, {"to_ms": 2001}, {"to_ms": None}, {"store": "nats"}, {"store": None}, {"state": "unfillable"}],
 )
 def test_a_gap_that_was_not_covered_is_left(changes: dict[str, Any]) -> None:
     assert not Mending([a_gap(**changes)], store="timescale", from_ms=1000, to_ms=2001)

@@ -5,7 +5,7 @@ from typing import Final, Literal
 
 import attrs
 
-from polygon_live.gap import EVERY_SYMBOL, Gap
+from polygon_live.gap import EVERY_SYMBOL, Gap, of_store
 
 MOST_KNOWN: Final = 10_000
 """Removed and damaged files that are remembered one by one: more than a year of hours."""
@@ -46,6 +46,7 @@ class Hole:
 
     def gap(self, store: str, now_ms: int) -> Gap:
         """As an entry of the ledger: what this store lacks."""
+        state, mend = of_store(store)
         return Gap(
             0,
             EVERY_SYMBOL,
@@ -53,7 +54,8 @@ class Hole:
             now_ms if self.from_ms is None else self.from_ms,
             now_ms if self.to_ms is None else self.to_ms,
             store=store,
-            detail=f"this store lacks what was accepted; where the archive has it: polygon-live replay --into {store}",
+            state=state,
+            detail=f"this store lacks what was accepted; {mend}",
             first_seq=self.first,
             last_seq=self.last,
             ticks=self.ticks,
