@@ -72,8 +72,11 @@ class Validator:
         self._now_ms = now_ms
         self._skews: deque[int] = deque(maxlen=SKEW_WINDOW)
         self._quoted_ms: int | None = None
-        self._untimely: list[str] = []
-        """The symbols of what was rejected for its time since the last accepted tick, or since it was told."""
+        self._untimely: set[str] = set()
+        """The symbols of what was rejected for its time since the last accepted tick; so are the next two."""
+        self._untimely_in_a_row = 0
+        self._told: set[str] = set()
+        """Those of them that ``untimely`` has told."""
         self._ignored: Counter[str] = Counter()
         self.last_seq = first_seq - 1
         self.accepted = 0
@@ -159,11 +162,12 @@ class Validator:
         return -math.inf if track is None else track.heard
 
     def untimely(self) -> Interruption | None:
-        """Since the last time quotes were missed because this machine's clock is wrong: of which symbols."""
-        if len(self._untimely) < SO_MANY_UNTIMELY:
+        """Quotes are missed because a clock is wrong: of which symbols, each told once until that has ended."""
+        if self._untimely_in_a_row < SO_MANY_UNTIMELY or self._untimely <= self._told:
             return None
-        symbols, self._untimely = tuple(sorted(set(self._untimely))), []
-        return Interruption("clock", "rejected for their time: this machine's clock was wrong", symbols)
+        symbols = tuple(sorted(self._untimely - self._told))
+        self._told.update(symbols)
+        return Interruption("clock", "rejected for their time: this machine's clock was wrong, or Polygon's", symbols)
 
     def missed(self) -> None:
         """Nobody listened for a while: what comes next tells nothing of how often a symbol ticks."""
@@ -206,7 +210,7 @@ class Validator:
         if track is None:
             if _symbol(quote.p) in self._left:
                 return None
-            return "unknown_pair", f"the pair {quote.p[:40]!r} is not among the symbols that are collected", None
+            return "unknown_pair", f"not among the symbols that are collected: the pair {quote.p[:40]!r:.40}", None
         track.heard = self._heard = heard
         self._quoted_ms = received_ms
         if self._is_usual(quote, track, now_ms):
@@ -216,7 +220,8 @@ class Validator:
             track.rejected += 1
             track.refused_in_a_row += refused[0] != "repeat"
             if refused[0] in UNTIMELY:
-                self._untimely.append(track.symbol)
+                self._untimely.add(track.symbol)
+                self._untimely_in_a_row += 1
             return *refused, track.symbol
         return self._accept(quote, track, received_ms)
 
@@ -305,8 +310,10 @@ class Validator:
             track.suspect += 1
         track.accepted += 1
         track.refused_in_a_row = 0
-        if self._untimely:
+        if self._untimely_in_a_row:
+            self._untimely_in_a_row = 0
             self._untimely.clear()
+            self._told.clear()
         bid, ask, x, seq = quote.b, quote.a, quote.x, self._number()
         market = x if x is None or isinstance(x, int) else exchange(x)
         track.tick = tick = Tick(

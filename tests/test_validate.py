@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -271,6 +272,28 @@ def test_a_clock_so_wrong_that_everything_is_rejected_is_seen_as_skew(off: int) 
     found = judge.validator.snapshot(always_open)
     assert found.skew_ms == pytest.approx(off, abs=10)
     assert found.last_quote_ms is not None
+
+
+def test_who_loses_quotes_to_a_wrong_clock_is_told_once_though_it_be_one() -> None:
+    judge = Judge()
+
+    def told(*quotes: Quote) -> Sequence[str] | None:
+        judge.quotes(*quotes)
+        found = judge.validator.untimely()
+        return None if found is None else found.symbols
+
+    def wrong(p: str = "EUR/USD") -> Quote:
+        return quote(t=NOW + 2 * HOUR, p=p)
+
+    for _ in range(2):
+        judge.quotes(quote())
+        assert told(wrong(), wrong()) is None
+        assert told(wrong()) == ("EURUSD",)
+        assert told(wrong(), wrong(), wrong()) is None
+        assert told(msgspec.structs.replace(wrong("XAU/USD"), b=1830, a=1831)) == ("XAUUSD",)
+        assert told(wrong(), msgspec.structs.replace(wrong("XAU/USD"), b=1830, a=1831)) is None
+        judge.now_ms += 1
+        assert told(quote(t=judge.now_ms)) is None
 
 
 def test_a_slow_feed_is_an_alarm_and_no_reason_to_reject() -> None:
