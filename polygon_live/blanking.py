@@ -44,7 +44,11 @@ def _end_blanked(text: str, secret: str) -> str:
 
 def _spellings(secret: str) -> set[str]:
     """As it is, as ``repr`` and JSON show it, and as they show that: an error is a string in a line of the log."""
-    found = {secret, repr(secret.encode(errors="replace"))[2:-1]}
+    # A text with both kinds of quotation marks in it is written with a backslash before the single ones.
+    both = "'\""
+    encoded = [word.encode(errors="replace") for word in (secret, secret + both)]
+    found = {secret, repr(encoded[0])[2:-1], repr(encoded[1])[2:-4]}
     for _ in range(2):
-        found |= {repr(s)[1:-1] for s in found} | {json.dumps(s)[1:-1] for s in found}
+        found |= {repr(s + both)[1:-4] for s in found} | {repr(s)[1:-1] for s in found}
+        found |= {json.dumps(s)[1:-1] for s in found}
     return found

@@ -61,7 +61,7 @@ class PumpBooks:
 
     async def set_aside(self, reject: Reject, payload: bytes) -> None:
         """Into the quarantine, and the book of rejects."""
-        await self._keeper.entries.set_aside(reject, payload)
+        await self._keeper.entries.set_aside(self._rejects.blanked(reject), payload)
         self._rejects.enter([reject])
 
     def set_aside_ever(self, store: str) -> int:

@@ -49,7 +49,8 @@ def content_fault(quote: wire.Quote, max_spread_bps: float) -> tuple[str, str] |
 def exchange_fault(quote: wire.Quote) -> tuple[str, str] | None:
     """What is wrong with its exchange."""
     if quote.x is not None and exchange(quote.x) is None:
-        return "bad_field", f"the exchange {str(quote.x)[:40]!r} is not a number of at most nine digits"
+        # What is cut stands at the end, where the beginning of a secret is looked for.
+        return "bad_field", f"not a number of at most nine digits: the exchange {str(quote.x)[:40]!r:.40}"
     return None
 
 

@@ -40,11 +40,14 @@ class RejectBook:
         self._unkept = 0
         self._to_save, self._saving = trio.open_memory_channel[Reject](WAITING)
 
+    def blanked(self, reject: Reject) -> Reject:
+        """As it may be kept and shown."""
+        return msgspec.structs.replace(reject, detail=self._blank(reject.detail), raw=self._blank(reject.raw))
+
     def enter(self, rejects: Iterable[Reject]) -> None:
         """Take these in. Never waits."""
         for entered in rejects:
-            detail, raw = self._blank(entered.detail), self._blank(entered.raw)
-            reject = msgspec.structs.replace(entered, detail=detail, raw=raw)
+            reject = self.blanked(entered)
             self._counts[reject.stage][reject.reason] += 1
             self._latest.append(reject)
             try:

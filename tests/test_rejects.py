@@ -1,13 +1,20 @@
+import json
 from collections.abc import Sequence
 
+import msgspec
 import pytest
 import trio
 from structlog.testing import capture_logs
 from trio.testing import MockClock
 
+from polygon_live import wire
+from polygon_live.blanking import blanker
 from polygon_live.errors import RowsRefused, StoreUnavailable
 from polygon_live.model import RAW_LIMIT, Reject, evidence
+from polygon_live.operational import Limits
 from polygon_live.rejects import AT_ONCE, LATEST, WAITING, RejectBook
+from polygon_live.validate import Validator
+from polygon_live.wire import Frame, Quote
 
 
 def reject(n: int, reason: str = "crossed") -> Reject:
@@ -49,6 +56,30 @@ async def test_a_secret_that_was_received_is_neither_shown_nor_kept(
     with trio.move_on_after(1):
         await book.keep(save)
     assert saved == list(book.snapshot().latest) == [Reject("validate", "bad_event", kept, kept, 1, symbol="EURUSD")]
+
+
+@pytest.mark.parametrize("before", ["", "no such pair: ", "x" * 20, "x" * 36])
+@pytest.mark.parametrize("field", ["p", "x"])
+def test_of_a_secret_in_a_field_that_is_too_long_to_be_shown_nothing_is_shown(field: str, before: str) -> None:
+    secret = "".join(chr(ord("A") + n % 26) for n in range(32))
+    quote = msgspec.structs.replace(Quote("EUR/USD", 1.2, 1.1, 1_577_916_000_000, 48), **{field: before + secret})
+    validator = Validator(["EURUSD"], Limits(), now_ms=lambda: quote.t, first_seq=1)
+    _, rejects = validator.judge([Frame(wire.encode([quote]), quote.t)], 0.0)
+    book = RejectBook([secret])
+    book.enter(rejects)
+    (kept,) = book.snapshot().latest
+    assert kept.reason == {"p": "unknown_pair", "x": "bad_field"}[field]
+    for shown in (kept.detail, kept.raw):
+        assert not any(secret[n : n + 4] in shown for n in range(29)), shown
+
+
+@pytest.mark.parametrize("text", ['connection to "db" failed for {}', "it's {}", "{}"])
+@pytest.mark.parametrize("secret", ["pa'ss-word", 'pa"ss-word', "p'a\"ss\\word", "pä'ss\tword"])
+def test_a_secret_is_found_however_a_text_around_it_is_quoted(text: str, secret: str) -> None:
+    blank = blanker([secret])
+    said = text.format(secret)
+    for shown in (said, repr(said), json.dumps(said), repr(repr(said)), json.dumps(repr(said)), repr(said.encode())):
+        assert "word" not in blank(shown), shown
 
 
 async def test_they_are_written_in_order_at_a_bounded_rate_and_the_rest_is_counted(autojump_clock: MockClock) -> None:
