@@ -9,13 +9,14 @@ from urllib.parse import SplitResult, urlsplit
 import trio
 from h11 import ProtocolError
 from trio_websocket import ConnectionClosed, ConnectionRejected, wrap_client_stream
+from wsproto.utilities import ProtocolError as Confused
 
 from polygon_live.errors import DialFailed, FeedDropped, FeedError, TooManyConnections
 from polygon_live.websocket import MAX_MESSAGE, Tap, WebSocket
 
 Dial = Callable[[str], AbstractAsyncContextManager[WebSocket]]
 
-UNREACHED: Final = (OSError, trio.TooSlowError, trio.BrokenResourceError, ConnectionRejected, ProtocolError)
+UNREACHED: Final = (OSError, trio.TooSlowError, trio.BrokenResourceError, ConnectionRejected, ProtocolError, Confused)
 """What ``dial_error`` understands."""
 CONNECT_SECONDS: Final = 10.0
 """For TCP and TLS, and again for the WebSocket."""
@@ -115,7 +116,7 @@ def dial_error(url: str, why: Exception) -> DialFailed:
         return DialFailed(f"{address_of(url)} refuses the WebSocket with HTTP status {why.status_code}")
     if isinstance(why, trio.TooSlowError):
         return DialFailed(f"{address_of(url)} did not answer within {CONNECT_SECONDS:g} s")
-    if isinstance(why, ProtocolError):  # raised by trio-websocket's answer to a fault: what the fault was is lost
+    if isinstance(why, ProtocolError | Confused):  # raised by the libraries' answer to a fault: what it was is lost
         return DialFailed(
             f"what answers at {address_of(url)} does not speak WebSocket, or a proxy in between changes it: "
             "check the address"

@@ -8,13 +8,12 @@ from functools import partial
 import pytest
 import trio
 import trustme
-from h11 import ProtocolError
 from trio.testing import MockClock, memory_stream_pair
 from trio_websocket import CloseReason, ConnectionClosed
 
 from polygon_live import dial, wire
 from polygon_live.config import Secret
-from polygon_live.dial import address_of, closed_error, dial_error, dial_websocket
+from polygon_live.dial import UNREACHED, address_of, closed_error, dial_error, dial_websocket
 from polygon_live.login import Login
 from polygon_live.standin import StandIn
 from polygon_live.subscriptions import Subscriptions
@@ -102,6 +101,7 @@ async def refusal(url: str) -> str:
         b"SSH-2.0-OpenSSH_9.2\r\n\r\n",
         b"HTTP/1.1 101 Yes\r\n\r\n",
         b"HTTP/1.1 101 Yes\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: wrong\r\n\r\n",
+        b"HTTP/1.1 401 No\r\nTransfer-Encoding: chunked\r\n\r\nno chunk\r\n",
     ],
 )
 async def test_what_does_not_speak_websocket_is_told_so(answer: bytes) -> None:
@@ -114,7 +114,7 @@ async def test_what_does_not_speak_websocket_is_told_so(answer: bytes) -> None:
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
         nursery.start_soon(trio.serve_listeners, serve, listeners)
         url = f"ws://127.0.0.1:{listeners[0].socket.getsockname()[1]}/forex"
-        with pytest.raises(ProtocolError) as raised:
+        with pytest.raises(UNREACHED) as raised:
             async with dial_websocket(url):
                 pytest.fail("it was let in")
         assert f"what answers at {url} does not speak WebSocket" in str(dial_error(url, raised.value))
