@@ -50,10 +50,9 @@ def health(state: State) -> Health:
     ]
     for sink in state.sinks:
         if sink.state == "down":
-            since = sink.last_error and (sink.last_error_ms or 0) >= (sink.last_delivered_ms or 0)
             reasons.append(
                 f"{sink.name} is down: {sink.behind_seconds:.0f} s behind with {sink.waiting_ticks} ticks waiting"
-                f"{f'; {sink.last_error}' if since else ''}"
+                f"{f'; {sink.last_error}' if sink.failing else ''}"
             )
         reasons += [f"{sink.name}: {complaint}" for complaint in sink.complaints]
     if not state.retention.verified and _age_seconds(state) > START_SECONDS:

@@ -106,6 +106,7 @@ class Pump:
         """The log's last word about this store is that it is away (as it is at the start)."""
         self._error: StoreError | JournalError | None = None
         self._error_ms: int | None = None
+        self._failing = False
         self._delivered = self._expired = self._set_aside = self._retries = self._lost = 0
         self.falls: list[int] = []
         """Each time that the store was found to have fallen behind, in this run, to where."""
@@ -273,7 +274,7 @@ class Pump:
         self._expired += expired
         self._received_ms = part.ticks[-1].received_ms
         if delivered:
-            self._in_a_row = 0
+            self._in_a_row, self._failing = 0, False
             self._delivered_ms = now_ms = self._wall_ms()
             came = Counter(map(attrgetter("received_ms"), part.ticks[: delivered + expired]))
             self._delay.add({now_ms - at: times for at, times in came.items()}, trio.current_time(), scale=0.001)
@@ -301,7 +302,7 @@ class Pump:
             self._said_away = True
             say = self._log.error if isinstance(why, StoreMisconfigured | StoreContested) else self._log.warning
             say("store not available, trying again", why=str(why), waiting_ticks=self._waiting())
-        self._error, self._error_ms = why, self._wall_ms()
+        self._error, self._error_ms, self._failing = why, self._wall_ms(), True
         await trio.sleep(MISCONFIGURED_WAIT_SECONDS if isinstance(why, StoreMisconfigured) else wait)
 
     def _waits(self) -> Iterator[float]:
@@ -339,6 +340,7 @@ class Pump:
             last_delivered_ms=self._delivered_ms,
             last_error=str(self._error) if self._error else None,
             last_error_ms=self._error_ms,
+            failing=self._failing,
             needs_operator=not self._connected and isinstance(self._error, StoreMisconfigured | StoreContested),
             about=facts.about,
             complaints=facts.complaints,

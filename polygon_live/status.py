@@ -177,6 +177,8 @@ class SinkSnapshot:
     last_delivered_ms: int | None
     last_error: str | None
     last_error_ms: int | None
+    failing: bool
+    """Nothing was delivered since that."""
     needs_operator: bool
     """The store answers, but somebody must change something."""
     about: Mapping[str, str | int | float | bool | None]

@@ -80,6 +80,7 @@ SINK = SinkSnapshot(
     last_delivered_ms=NOW - 300,
     last_error=None,
     last_error_ms=None,
+    failing=False,
     needs_operator=False,
     about={},
     complaints=(),
@@ -219,12 +220,10 @@ def test_a_wrong_clock_is_told_though_by_that_clock_the_market_is_closed() -> No
 
 
 def test_the_reason_of_an_earlier_outage_is_not_the_reason_of_this_one() -> None:
-    down = with_sink(behind_seconds=11.0, last_error="refused", last_error_ms=NOW - 20_000)
-    for delivered_ms, said in ((None, True), (NOW - 30_000, True), (NOW - 10_000, False)):
-        (sink,) = down.sinks
-        state = attrs.evolve(down, sinks=(attrs.evolve(sink, last_delivered_ms=delivered_ms),))
+    for failing in (True, False):
+        state = with_sink(behind_seconds=11.0, last_error="refused", last_error_ms=NOW - 20_000, failing=failing)
         (reason,) = health(state).reasons
-        assert reason.endswith("; refused") is said
+        assert reason.endswith("; refused") is failing
 
 
 def test_a_market_that_has_just_opened_is_given_time_for_its_first_tick() -> None:
