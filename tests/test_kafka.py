@@ -19,6 +19,7 @@ from kafka import errors
 from kafka.admin import ConfigResource, ConfigResourceType
 
 from polygon_live.embedded import Broker
+from polygon_live.embedded.server import free_port
 from polygon_live.engines.kafka import TOPIC, connections, trim_topic
 from polygon_live.engines.kafka import access as access_module
 from polygon_live.engines.kafka.access import administration
@@ -122,6 +123,20 @@ class Slow(Wire):
     async def up(self, chunk: bytes, ends: Ends) -> None:
         await trio.sleep(0.3)
         await super().up(chunk, ends)
+
+
+async def test_brokers_that_refuse_get_no_more_time_than_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(access_module, "REQUEST_MS", 300)
+    monkeypatch.setattr(connections._Connections, "_limit_ms", 100)
+    nobody = ",".join(f"127.0.0.1:{free_port()}" for _ in range(2))
+
+    def fails() -> None:
+        with pytest.raises(errors.KafkaError), administration(access(nobody), name="test"):
+            pass
+
+    for _ in range(3):
+        await in_thread(fails)
+    assert connections._Connections._limit_ms == 100
 
 
 async def test_where_every_broker_is_slow_they_get_more_time(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -194,15 +194,15 @@ class KafkaClient:
         self._transact(None, seq)
 
     def _append(self, batch: Batch) -> None:
-        if time.monotonic() - self._looked > LOOK_SECONDS:
-            with suppress(errors.KafkaError):  # the batch is worth more than this look
-                self._see_to_the_topic()
         key = max(len(tick.symbol) for tick in batch.ticks)
         size = max(map(len, batch.payloads)) + key
         size += FRAME_BYTES + len(self._identity.collector) + len(str(batch.last))
         if size > self._most_bytes:
             raise errors.MessageSizeTooLargeError(f"{size} bytes, and {self._topic} takes {self._most_bytes}")
         self._transact(batch, batch.last)
+        if time.monotonic() - self._looked > LOOK_SECONDS:
+            with suppress(errors.KafkaError):  # behind the batch, which is worth more than this look
+                self._see_to_the_topic()
 
     def _renew(self) -> None:
         self._see_to_the_topic()

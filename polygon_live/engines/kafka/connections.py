@@ -47,7 +47,7 @@ def connected(make: Callable[..., T], settings: dict[str, Any]) -> T:
     try:
         client = make(**settings, kafka_client=connections, selector=_Selector)
     except BaseException as why:
-        _Connections.nobody_answered()
+        _Connections.nobody_answered(waited=any(manager.waited for manager in made))
         refusal = made[0].refusal if made else None
         for manager in made:
             KafkaNetClient(manager.net, manager).close()
@@ -83,7 +83,8 @@ class _Connections(KafkaConnectionManager):  # type: ignore[misc]
     _limit_ms: ClassVar[float] = FIRST_ANSWER_MS
 
     def __init__(self, net: NetworkSelector, **configs: Any) -> None:
-        super().__init__(net, **configs)
+        # A broker that does not speak gets no more time to begin than to answer, by itself twice as much.
+        super().__init__(net, socket_connection_setup_timeout_ms=configs["request_timeout_ms"], **configs)
         known = self.cluster.bootstrap_brokers()
         random.shuffle(known)
         turn = itertools.cycle(sorted(known, key=lambda broker: _address(broker) != self._good))
@@ -92,6 +93,8 @@ class _Connections(KafkaConnectionManager):  # type: ignore[misc]
         self._first: tuple[Any, float] | None = None
         """The address that took this client last, and how long that took, in ms."""
         self.net = net
+        self.waited = False
+        """For one of several until its limit."""
         self.refusal: BaseException | None = None
         self._reached: set[Any] = set()
         """The nodes that took the connection itself."""
@@ -106,7 +109,7 @@ class _Connections(KafkaConnectionManager):  # type: ignore[misc]
         if connection is not known:
             self._reached.discard(node_id)
             first = connection.broker_version_data is None
-            connection.init_future.add_errback(lambda why: self._failed(connection, why, first=first))
+            connection.init_future.add_errback(lambda why: self._failed(connection, why, begun, first=first))
             connection.init_future.add_callback(lambda _: self._came_about(node_id, begun))
         return connection
 
@@ -117,9 +120,9 @@ class _Connections(KafkaConnectionManager):  # type: ignore[misc]
             _Connections._limit_ms = min(max(FIRST_ANSWER_MS, 2 * took_ms), MOST_ANSWER_MS)
 
     @classmethod
-    def nobody_answered(cls) -> None:
-        """No client has come about."""
-        cls._good, cls._limit_ms = None, min(2 * cls._limit_ms, MOST_ANSWER_MS)
+    def nobody_answered(cls, *, waited: bool) -> None:
+        """No client has come about. ``waited``: one of several may have needed more time."""
+        cls._good, cls._limit_ms = None, min((1 + waited) * cls._limit_ms, MOST_ANSWER_MS)
 
     def _came_about(self, node_id: Any, begun: float) -> None:
         self.refusal = None
@@ -127,7 +130,9 @@ class _Connections(KafkaConnectionManager):  # type: ignore[misc]
             took_ms = (time.monotonic() - begun) * 1000
             self._first = _address(self.cluster.broker_metadata(node_id)), took_ms
 
-    def _failed(self, connection: Any, why: BaseException, *, first: bool) -> None:
+    def _failed(self, connection: Any, why: BaseException, begun: float, *, first: bool) -> None:
+        if self.cluster.is_bootstrap(connection.node_id) and time.monotonic() - begun >= self._limit_ms / 1000:
+            self.waited = True
         if isinstance(why, errors.InvalidReceiveError):
             why = NotUnderstood(str(why))
         elif first and type(why) is errors.KafkaConnectionError and connection.node_id in self._reached:
