@@ -84,7 +84,8 @@ async def examine(
     refused = False
     if dial:
         doing("dialling Polygon")
-        dialled = await login(settings.ws_urls, settings.api_key, _alive(settings, evidence))
+        alive, proven = _alive(settings, evidence), evidence.before is not None
+        dialled = await login(settings.ws_urls, settings.api_key, alive, proven=proven)
         items.append(dialled.item)
         refused = dialled.refused
     return Examination(now_ms(), settings.collector_id, tuple(items), refused)

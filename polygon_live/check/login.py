@@ -12,7 +12,7 @@ import trio
 from trio_websocket import ConnectionClosed
 
 from polygon_live import wire
-from polygon_live.check.items import Item, fails, holds, skipped
+from polygon_live.check.items import Item, fails, holds, not_applicable, skipped
 from polygon_live.config import Secret
 from polygon_live.dial import UNREACHED, Dial, address_of, closed_error, dial_error, dial_websocket
 from polygon_live.errors import FeedError, FeedSilent, LoginRefused, TooManyConnections
@@ -36,8 +36,15 @@ class Dialled:
     refused: bool = False
 
 
-async def login(urls: Sequence[str], key: Secret, alive: str | None, *, dial: Dial = dial_websocket) -> Dialled:
-    """At each address in turn until one answers. ``alive`` is why nobody may dial, in words."""
+async def login(
+    urls: Sequence[str], key: Secret, alive: str | None, *, proven: bool, dial: Dial = dial_websocket
+) -> Dialled:
+    """At each address in turn until one answers. ``alive`` is why nobody may dial, in words; ``proven``: because a
+    collector answers, whose own connection is another item.
+    """
+    if alive is not None and proven:
+        why = f"not dialled: {alive}, and a second login would evict it; its own connection is the proof"
+        return Dialled(not_applicable(LOGIN, why))
     if alive is not None:
         todo = "while a collector runs, its connection is the proof; dial when none does and the database answers"
         return Dialled(skipped(LOGIN, f"not dialled: {alive}, and a second login would evict it", todo))
