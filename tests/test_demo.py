@@ -92,6 +92,10 @@ async def test_the_demo_works_as_it_says_and_leaves_nothing_running(env: dict[st
             assert all(stored[seq][name] == tick[name] for name in ("symbol", "bid", "ask", "mid", "spread"))
         table = await trio.to_thread.run_sync(query, dsn, EXAMPLE_4)
         assert {row[0] for row in table} == set(FOURTEEN_SYMBOLS)
+        asked = f"{await found(running, 'commands +in another terminal: (.+)')} && polygon-live check --json"
+        done = await trio.run_process(["/bin/sh", "-c", asked], env={}, check=False, capture_stdout=True)
+        assert done.returncode == 0, done.stdout
+        assert not [item for item in json.loads(done.stdout)["items"] if item["status"] in {"fails", "skipped"}]
 
         async with collector(env, tmp_path / "second", "demo") as second:
             assert await second.ended() == 70

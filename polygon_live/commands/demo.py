@@ -7,11 +7,14 @@ real socket, and the same collector as in ``run`` between them.
 import os
 import random
 import secrets
+import shlex
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 import attrs
 import click
@@ -44,6 +47,8 @@ OURS: Final = (
 THEIRS: Final = tuple(PREFIX + n for n in ("KAFKA_", "NATS_CREDS", "NATS_CA", "HUB_API_KEY"))
 """What these begin with is meant for real servers, and would keep us from our own."""
 
+ENVIRONMENT: Final = "environment"
+"""In the demo's folder: for a shell to read."""
 HUB_PORT: Final = 7000
 USUAL_HUB: Final = f"http://127.0.0.1:{HUB_PORT}"
 
@@ -68,9 +73,9 @@ async def _demo(ticks_per_second: float) -> None:
     with sole_owner(folder):
         postgres, nats, broker = Postgres(folder / "postgres"), Nats(folder / "nats"), Broker(folder / "broker")
 
-        def settings_with(ws_url: str, rest_url: str, hub_url: str) -> Settings:
+        def ours_with(ws_url: str, rest_url: str, hub_url: str) -> dict[str, str]:
             addresses = (key, ws_url, rest_url, hub_url, postgres.dsn, nats.url, broker.address)
-            return _settings(dict(zip(OURS, addresses, strict=True)), folder)
+            return dict(zip(OURS, addresses, strict=True))
 
         async with (
             ended_by_signal(),
@@ -79,13 +84,15 @@ async def _demo(ticks_per_second: float) -> None:
             AsyncExitStack() as servers,
         ):
             # What is wrong with the user's part is told before anything is started, and ports are final after.
-            settings = settings_with(ws_url, rest_url, USUAL_HUB)
+            settings = _settings(ours_with(ws_url, rest_url, USUAL_HUB), folder)
             logs.configure(settings.log_level, settings.log_format, settings.secrets())
             await servers.enter_async_context(_running(postgres, nats, broker))
             hub_url = await servers.enter_async_context(_hub(NatsAccess((Secret(nats.url),))))
-            settings = settings_with(ws_url, rest_url, hub_url)
+            ours = ours_with(ws_url, rest_url, hub_url)
+            settings = _settings(ours, folder)
             await create_stream(settings.nats)
             collector = Collector(settings, await steered(settings), sessions=always_open, stretches=all_of_it)
+            _tell_commands(ours, collector.address, folder)
             click.echo(_where_to_look(collector.address, settings, folder), err=True)
             async with trio.open_nursery() as nursery:
                 made_up = random_walk(ticks_per_second, wall_ms, random.Random(), lambda: standin.pairs)
@@ -131,7 +138,20 @@ def _where_to_look(status: str, settings: Settings, folder: Path) -> str:
   Kafka     {settings.kafka.brokers[0]}  topic tick_archive (here only about the last {ARCHIVE_KEEPS:,} ticks)
   Hub       {settings.hub.url}  POST /api/v1/config/{SERVICE}: what is posted is in force within a second
   data      {folder}, used again by the next start
+  commands  in another terminal: . {shlex.quote(str(folder / ENVIRONMENT))}
+            then polygon-live check, tail EURUSD, gaps, retention, …
 Ctrl-C ends everything in order."""
+
+
+def _tell_commands(ours: Mapping[str, str], status: str, folder: Path) -> None:
+    """Write what the other commands need from their environment to ask this demo."""
+    at = urlsplit(status)
+    there = {"DATA_DIR": str(folder), "HTTP_HOST": at.hostname or "", "HTTP_PORT": str(at.port)}
+    values = {**ours, **{PREFIX + name: value for name, value in there.items()}}
+    here = f'PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"'
+    lines = [here, *(f"{name}={shlex.quote(value)}" for name, value in values.items())]
+    (folder / ENVIRONMENT).touch(mode=0o600)
+    (folder / ENVIRONMENT).write_text("".join(f"export {line}\n" for line in lines), encoding="utf-8")
 
 
 def _settings(ours: Mapping[str, str], folder: Path) -> Settings:
