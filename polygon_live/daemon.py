@@ -86,7 +86,8 @@ class Collector:
     ``dial``, ``sessions`` and ``stretches`` are the way to Polygon and the market's hours; a simulated market has its
     own. ``only``: the entry of the gap ledger that is all there is to do; then there is no feed, and the run ends when
     it is settled.
-    Raises ConfigurationError if the HTTP port can't be taken, JournalError if the journal can't be opened.
+    Raises ConfigurationError for a port that can't be taken or an address that can't be read, JournalError for a
+    journal that can't be opened.
     """
 
     def __init__(

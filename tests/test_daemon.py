@@ -470,6 +470,15 @@ async def test_missing_settings_end_with_78_and_are_all_named(
         assert "Traceback" not in running.said
 
 
+async def test_an_address_of_the_database_that_cant_be_read_ends_with_78(place: Place) -> None:
+    address = "postgresql://writer:s3same@x@127.0.0.1/ticks"
+    async with place.collector("ws://127.0.0.1:1/forex", POLYGON_LIVE_TIMESCALE_DSN=address) as running:
+        assert await running.ended() == 78
+        assert "POLYGON_LIVE_TIMESCALE_DSN can't be read" in running.said
+        assert "s3same" not in running.said
+        assert "Traceback" not in running.said
+
+
 async def test_a_port_that_is_taken_ends_with_78(place: Place) -> None:
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     port = listeners[0].socket.getsockname()[1]

@@ -21,7 +21,7 @@ from structlog.testing import capture_logs
 
 from polygon_live.config import Secret
 from polygon_live.embedded import Postgres
-from polygon_live.errors import RowsRefused, StoreError, StoreMisconfigured, StoreUnavailable
+from polygon_live.errors import ConfigurationError, RowsRefused, StoreError, StoreMisconfigured, StoreUnavailable
 from polygon_live.model import Batch, Tick, canonical_symbol
 from polygon_live.sink import Identity, Opened, Written
 from polygon_live.sinks.timescale import TimescaleSink
@@ -624,9 +624,9 @@ async def test_the_right_password_opens(guarded: Postgres) -> None:
         "s3same",
     ],
 )
-async def test_an_address_that_cant_be_read_is_told_without_any_part_of_it(address: str) -> None:
-    with pytest.raises(StoreMisconfigured, match="write it like postgresql://user:password@host") as caught:
-        await a_sink(address).open()
+def test_an_address_that_cant_be_read_is_told_without_any_part_of_it(address: str) -> None:
+    with pytest.raises(ConfigurationError, match="write it like postgresql://user:password@host") as caught:
+        a_sink(address)
     assert "s3" not in everything_said(caught.value)
 
 

@@ -30,7 +30,7 @@ from psycopg.conninfo import conninfo_to_dict
 from polygon_live.calling import InThread
 from polygon_live.config import Secret
 from polygon_live.engines.postgres.errors import VARIABLE, store_error
-from polygon_live.errors import RowsRefused, StoreMisconfigured, StoreUnavailable
+from polygon_live.errors import ConfigurationError, RowsRefused, StoreMisconfigured, StoreUnavailable
 
 Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
 T = TypeVar("T")
@@ -84,6 +84,8 @@ class Session:
     """At most one connection at a time. ``application`` is how the server's ``pg_stat_activity`` names us."""
 
     def __init__(self, dsn: Secret, application: str) -> None:
+        """Raises ConfigurationError: the DSN can't be read."""
+        _address(dsn)
         self._dsn = dsn
         self._application = application
         self._line = _Line()
@@ -172,7 +174,7 @@ class Session:
 
 @contextlib.asynccontextmanager
 async def connected(dsn: Secret, application: str) -> AsyncIterator[Session]:
-    """A connection for one short piece of work. Raises StoreUnavailable, StoreMisconfigured."""
+    """A connection for one short piece of work. Raises StoreUnavailable, StoreMisconfigured, ConfigurationError."""
     session = Session(dsn, application)
     try:
         await session.connect()
@@ -250,7 +252,7 @@ def _address(dsn: Secret) -> Mapping[str, Any]:
         if "@" not in str(parts.get("host", "")) and all(port.isdecimal() for port in ports if port):
             return parts
     message = f"{VARIABLE} can't be read: write it like postgresql://user:password@host:5432/database, and in the "
-    raise StoreMisconfigured(message + "password % as %25, @ as %40, : as %3A, / as %2F, ? as %3F, # as %23")
+    raise ConfigurationError(message + "password % as %25, @ as %40, : as %3A, / as %2F, ? as %3F, # as %23")
 
 
 def whereabouts(connection: Connection) -> Mapping[str, str]:
