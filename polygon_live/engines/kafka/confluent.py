@@ -37,6 +37,8 @@ LINGER_MS: Final = 20_000
 """Never reached: the producer waits for the end of the batch, so that it is not torn apart by a sender that is faster.
 It must be less than a transaction may take.
 """
+FATAL_SECONDS: Final = 0.5
+"""At once it may not know yet why it is dead."""
 LATE_SECONDS: Final = 1.0
 """After its own time limit it has said something, or never will."""
 WORDS: Final[Mapping[str, type[errors.KafkaError]]] = {
@@ -114,14 +116,15 @@ class ConfluentProducer:
                 for tick, payload in zip(batch.ticks, batch.payloads, strict=True):
                     headers = [collector, ("seq", b"%d" % tick.seq)]
                     produce(topic, payload, tick.symbol, timestamp=tick.timestamp_ms, headers=headers)
-            except KafkaException as why:
-                if why.args[0].name() == "_FATAL":
-                    producer.abort_transaction(0)  # says what it was, and produce does not
+            except KafkaException:
+                _say_what_is_fatal(producer)
                 raise
             left = 0
             with suppress(SystemError):  # the log was called while an exception waited: the commit says which
                 left = producer.flush(max(0.0, deadline - time.monotonic()))
         if left:
+            with _in_our_words():
+                _say_what_is_fatal(producer)
             raise errors.KafkaTimeoutError(f"{left} records are not acknowledged")
 
     def commit(self, cursor: Cursor, seconds: float) -> None:
@@ -174,6 +177,17 @@ def _settings_of(access: KafkaAccess) -> dict[str, Any]:
         settings["sasl.username"] = access.sasl_username
         settings["sasl.password"] = access.sasl_password.reveal() if access.sasl_password else None
     return settings
+
+
+def _say_what_is_fatal(producer: confluent_kafka.Producer) -> None:
+    """After a failed transaction. Who takes no record any more, or never sends those that he took, does not say why; he
+    says it when he is told to abort. Raises KafkaException.
+    """
+    try:
+        producer.abort_transaction(FATAL_SECONDS)
+    except KafkaException as why:
+        if why.args[0].fatal():
+            raise
 
 
 def _group_metadata(group: str) -> Any:
