@@ -31,8 +31,12 @@ def configure(level: str, form: str, secrets: Iterable[str]) -> None:
     one into an error message.
     """
     console = form == "console" or (form == "auto" and sys.stderr.isatty())
+    # Its own way with exceptions shows the variables beside the lines: secrets among them, cut so that none is found.
+    plain = structlog.dev.plain_traceback
     render: Any = (
-        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()) if console else structlog.processors.JSONRenderer()
+        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)
+        if console
+        else structlog.processors.JSONRenderer()
     )
     finish: list[Any] = [
         structlog.processors.TimeStamper(fmt="iso", utc=True),

@@ -48,6 +48,23 @@ def test_console_form_is_blanked_too(capfd: pytest.CaptureFixture[str]) -> None:
     assert "has *** inside" in said
 
 
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_a_traceback_shows_no_variables(
+    form: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    secret = "".join(chr(ord("A") + n % 26) for n in range(60))
+    logs.configure("info", form, [secret])
+    dsn = f"postgresql://collector:{secret}@database/ticks"
+    try:
+        raise RuntimeError(str(len(dsn)))  # noqa: TRY301
+    except RuntimeError:
+        structlog.get_logger().exception("task failed")
+    said = capfd.readouterr().err
+    assert "RuntimeError" in said
+    assert "ABCD" not in said
+
+
 def test_the_level_is_heeded(capfd: pytest.CaptureFixture[str]) -> None:
     logs.configure("warning", "json", [])
     structlog.get_logger().info("not this")
