@@ -9,7 +9,8 @@ fails, the store is away or behind) comes again later, the others meanwhile.
 The rules of its memory:
 
 - An entry's answer is not asked for before its last second is over for ``SETTLE_MS``: live quotes of that second are
-  still on their way, and the service has its own delay.
+  still on their way, and the service has its own delay. Nor is an answer the last one, before ``LAG_MS`` are over,
+  that lacks the quote by which the gap ended.
 - ``needed`` is what the store must have before it is asked: everything that was accepted when the entry's turn first
   came, and everything that the filler had delivered since, for whichever entry.
 - Nothing is called filled before the journal has it durably: the ledger would outlive what it speaks of.
@@ -39,6 +40,8 @@ from polygon_live.status import FillerSnapshot
 POLL_SECONDS: Final = 1.0
 """How soon a new entry is seen, and one that waits for a store looked at again."""
 SETTLE_MS: Final = 5000
+LAG_MS: Final = 120_000
+"""For so long an answer without the quote that ended the gap shows that the service is not that far yet."""
 EDGE_MS: Final = 60_000
 """A store's edge moves while it is asked, and while what it lacks is on its way."""
 FIRST_WAIT_SECONDS: Final = 5.0
@@ -206,16 +209,23 @@ class Filler:
         self._ready(work, first_s)
         if gap.state != "filling":
             await self._change(work, state="filling", detail="asking Polygon")
+        compared = work.compared
         try:
-            await self._read(work, symbol, first_s, last_s)
+            newest_s = await self._read(work, symbol, first_s, last_s)
         except RestError as why:
             if why.again:
                 raise
             work.refused[symbol] = str(why)
-        else:
-            work.reached[symbol] = last_s + 1
+            return
+        if gap.last_seq is not None and newest_s < last_s and self._now_ms() < (last_s + 1) * 1000 + LAG_MS:
+            work.reached.pop(symbol, None)
+            work.compared = compared
+            raise RestError("Polygon's record does not have the quote that ended the gap yet", again=True)
+        work.reached[symbol] = last_s + 1
 
-    async def _read(self, work: _Work, symbol: str, first_s: int, last_s: int) -> None:
+    async def _read(self, work: _Work, symbol: str, first_s: int, last_s: int) -> int:
+        """The second of the last quote; 0 if there was none."""
+        newest_s = 0
         missing, until_s = Missing(Held(Counter())), first_s
         async with self._rest.quotes(symbol, first_s, last_s) as answer:
             while (block := await answer.block()) is not None:
@@ -232,11 +242,12 @@ class Filler:
                         missing, until_s = await self._window(work, symbol, second, last_s + 1)
                     if missing.lacks(quote):
                         lacking.append(quote)
-                    self._reached_s = second
+                    self._reached_s = newest_s = second
                 await self._deliver(work, symbol, lacking)
                 work.compared += len(block)
                 self._compared += len(block)
                 await self._tell(work, symbol)
+        return newest_s
 
     async def _window(self, work: _Work, symbol: str, first_s: int, end_s: int) -> tuple[Missing, int]:
         """What the store has of the stretch that begins here, and before which second that ends."""
@@ -260,7 +271,11 @@ class Filler:
     async def _deliver(self, work: _Work, symbol: str, quotes: Sequence[wire.Quote | wire.Undecodable]) -> None:
         if not quotes:
             return
-        accepted = await self._accept(symbol, quotes, self._now_ms())
+        try:
+            accepted = await self._accept(symbol, quotes, self._now_ms())
+        except JournalError:
+            self._delivered_seq = self._last_accepted()  # the stores may get them all the same
+            raise
         self._delivered_seq = accepted.last_seq
         self._delivered += accepted.ticks
         self._rejected += accepted.rejected

@@ -12,7 +12,7 @@ import trio
 
 from polygon_live import wire
 from polygon_live.backfill import Filler
-from polygon_live.errors import StoreUnavailable
+from polygon_live.errors import JournalError, StoreUnavailable
 from polygon_live.gap import Gap, State
 from polygon_live.journal.ledger import Ledger
 from polygon_live.matching import Held
@@ -102,6 +102,8 @@ class Filling:
         self.rejects: list[Reject] = []
         self.synced_seq = 0
         self.broken_journal: Exception | None = None
+        self.fails_behind = 0
+        """So many times what is accepted goes to the stores, and the journal fails all the same."""
         self.filler: Filler
         self.kill_at: int | None = None
         """At this step, counted from the start; each takes two, so that a kill falls before or after what it does."""
@@ -140,6 +142,9 @@ class Filling:
         self.rejects += rejects
         self._deliver(ticks)
         await self._step()
+        if self.fails_behind:
+            self.fails_behind -= 1
+            raise JournalError("the disk hangs")
         return Accepted(len(ticks), len(rejects), self.validator.last_seq)
 
     def _deliver(self, ticks: Sequence[Tick]) -> None:

@@ -11,7 +11,7 @@ from trio.abc import Clock
 from polygon_live import backfill
 from polygon_live.backfill import progress_ms
 from polygon_live.errors import JournalError
-from polygon_live.standin.http import Answer, Asked
+from polygon_live.standin.http import Answer, Asked, changed
 from polygon_live.standin.rest import FAULTS
 from polygon_live.wire import Quote
 from tests.filling import HOUR, NOON, Accepted, filling, only, quote
@@ -302,6 +302,39 @@ async def test_nothing_is_called_filled_before_it_is_durable(tmp_path: Path, aut
                 world.start(nursery)
         assert caught.group_contains(JournalError)
         assert world.gap(number).state == "filling"
+
+
+async def test_what_the_stores_get_though_the_journal_fails_is_not_delivered_again(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    async with filling(tmp_path, EVERY_TENTH) as world:
+        world.table.held_up = True
+        world.fails_behind = 1
+        number = world.enter(NOON, NOON + 9999)
+        await world.until(number, "open")
+        await trio.sleep(30)
+        assert world.gap(number).state == "open"
+        world.table.catch_up()
+        world.table.held_up = False
+        assert (await world.until(number)).state == "filled"
+    assert world.table.prices() == PRICES
+
+
+@pytest.mark.parametrize(("behind_s", "had"), [(15, 100), (90, 100), (3600, 40)])
+async def test_a_service_that_is_behind_is_asked_again_until_it_has_what_ended_the_gap(
+    tmp_path: Path, autojump_clock: Clock, behind_s: int, had: int
+) -> None:
+    async with filling(tmp_path, EVERY_TENTH, starts_ms=NOON + 20_000) as world:
+
+        def behind(content: dict[str, Any], _asked: Asked) -> None:
+            most_ns = max(NOON + 3300, world.now_ms() - behind_s * 1000) * 1_000_000
+            content["results"] = [r for r in content["results"] if r["participant_timestamp"] < most_ns]
+
+        world.stream(EVERY_TENTH[-1])
+        world.rest.standin.fault = changed(behind)
+        gap = await world.until(world.enter(NOON, NOON + 9900, last_seq=1))
+    assert (gap.state, gap.detail) == ("filled", f"{had} quotes compared")
+    assert world.table.prices() == sorted({*PRICES[:had], PRICES[-1]})
 
 
 async def test_a_long_one_goes_in_blocks_and_says_how_far_it_is(tmp_path: Path, autojump_clock: Clock) -> None:
