@@ -63,9 +63,11 @@ class _Reading:
         self._nursery.start_soon(self._read, read)
 
     async def _read(self, read: Callable[[], Awaitable[None]]) -> None:
-        await read()
+        try:
+            await read()
+        finally:
+            self._tap.end()
         self._opening.cancel()
-        self._tap.end()
 
 
 @asynccontextmanager

@@ -113,6 +113,7 @@ class Tap(trio.abc.Stream):
             if more:
                 length = int.from_bytes(buffer[begins + 2 : payload])
             usual = kind in _USUAL and _LEAST_LENGTH[more] <= length <= _MOST_LENGTH[more]
+            usual = usual and (kind == _TEXT or not more)  # a longer ping is against the rules
             ends = payload + length
             if usual and ends > end:
                 break

@@ -83,6 +83,7 @@ async def test_however_it_is_cut_text_is_taken_out_and_the_rest_left_as_it_came(
         frame(b"compressed?", 0xC1),
         frame(b"\xff\xfe"),
         GOODBYE,
+        frame(b"x" * 126, 0x89),
         struct.pack("!BBQ", 0x81, 127, MAX_MESSAGE + 1),
         struct.pack("!BBH", 0x81, 126, 125) + b"x" * 125,
         struct.pack("!BBQ", 0x81, 127, 2**16 - 1) + b"x" * 2**16,
