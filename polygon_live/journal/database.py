@@ -35,7 +35,7 @@ _ADVICE: Final = {
     sqlite3.SQLITE_PERM: "look at its owner and its permissions",
     sqlite3.SQLITE_READONLY: "look at its owner, its permissions and whether the file system is mounted read-only",
     sqlite3.SQLITE_IOERR: "the disk failed, or a limit on file sizes was met; look at the kernel's log",
-    sqlite3.SQLITE_BUSY: "another process holds it; find it with `fuser` and let it end",
+    sqlite3.SQLITE_BUSY: "another process is writing, be it the collector or a command: try again",
 }
 _SET_ASIDE: Final = "the collector sets it aside when it starts"
 _DAMAGED: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
