@@ -12,7 +12,8 @@ the market's (silence.py).
 
 A symbol that was asked for must be acknowledged within ``ACK_SECONDS``, or it takes the same steps, ten seconds each.
 To subscribe anew takes an unsubscribe: Polygon never answers a plain repeat. A tick undoes it all, but for one symbol
-the connection is not made anew twice an hour: that costs the others more than it may help.
+the connection is not made anew twice an hour: that costs the others more than it may help. Nor for all of those
+together of which no habit is known: some tick less than once in ``MUTE_SECONDS``.
 
 A symbol that was added while the collector runs may be a typing error: Polygon acknowledges any. It has
 ``ADDED_SECONDS`` for its acknowledgement and its first tick; then it is told, and asked for anew once. Until it has
@@ -83,12 +84,12 @@ class _Symbol:
     def ticked(self) -> None:
         self.resubscribed = self.reconnected = self.reported = self.added = self.told = False
 
-    def next_step(self, now: float) -> Literal["resubscribe", "reconnect", "report"] | None:
+    def next_step(self, now: float, may_from: float) -> Literal["resubscribe", "reconnect", "report"] | None:
         if not (self.resubscribed or (self.reconnected and not self.added)):
             return "resubscribe"
         if self.added:
             return None
-        if not self.reconnected and now - self.reconnected_at >= RECONNECT_AGAIN_SECONDS:
+        if not self.reconnected and now >= may_from:
             return "reconnect"
         return None if self.reported else "report"
 
@@ -130,6 +131,8 @@ class SymbolWatch:
         self._sessions = sessions
         self._ask_again = math.inf
         self._stalled_at = -math.inf
+        self._guessed_at = -math.inf
+        """When the connection was made anew for a symbol of which no habit is known."""
 
     def want(self, symbols: Iterable[str]) -> list[str]:
         """Watch these and no others; those that are new here."""
@@ -179,7 +182,7 @@ class SymbolWatch:
             if over:
                 state.told = True
                 added_silent.append(symbol)
-            match state.next_step(now):
+            match state.next_step(now, self._may_reconnect_from(symbol, state)):
                 case "resubscribe":
                     state.resubscribed = True
                     state.silent_from, state.asked_at = since, now
@@ -190,10 +193,15 @@ class SymbolWatch:
                 case "report":
                     state.reported = True
                     report.append(symbol)
-        for symbol in reconnect:
-            self._symbols[symbol].reconnected, self._symbols[symbol].reconnected_at = True, now
+        self._reconnect(reconnect, now)
         self._ask_again = ask_again
         return Decision(tuple(resubscribe), tuple(reconnect), tuple(report), tuple(added_silent), ask_again, noted)
+
+    def _reconnect(self, symbols: Iterable[str], now: float) -> None:
+        for symbol in symbols:
+            self._symbols[symbol].reconnected, self._symbols[symbol].reconnected_at = True, now
+            if self._usual_of(symbol) is None:
+                self._guessed_at = now
 
     def odd(self, silent_from: float, now: float) -> bool | None:
         """Whether a tick should have come by now, of any symbol. None: the market is closed.
@@ -255,7 +263,7 @@ class SymbolWatch:
         if since > now - LEAST_SECONDS:
             return since + LEAST_SECONDS, False
         if state.reported:
-            due = math.inf if state.reconnected else state.reconnected_at + RECONNECT_AGAIN_SECONDS
+            due = math.inf if state.reconnected else self._may_reconnect_from(symbol, state)
         elif state.reconnected:
             due = since + MUTE_SECONDS
         elif state.resubscribed:
@@ -263,6 +271,11 @@ class SymbolWatch:
         else:
             due = since + mute_after(expected_within(self._usual_of(symbol)))
         return self._while_others_tick(due, now), False
+
+    def _may_reconnect_from(self, symbol: str, state: _Symbol) -> float:
+        """Many that tick once in ten minutes would cost the others a connection every ten minutes."""
+        guessed_at = self._guessed_at if self._usual_of(symbol) is None else -math.inf
+        return max(state.reconnected_at, guessed_at) + RECONNECT_AGAIN_SECONDS
 
     def _odd_at(self, symbol: str, state: _Symbol, since: float, now: float) -> float:
         """When its silence is to be noted; never, if it was."""

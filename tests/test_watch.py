@@ -230,3 +230,42 @@ def test_one_that_is_no_longer_wanted_is_no_longer_watched() -> None:
     world.watch.asked(["XAUUSD"], 50.0)
     assert world.watch.want(BOTH) == ["XAUUSD"]
     assert world.watch.added() == ("XAUUSD",), "from the beginning"
+
+
+def test_for_symbols_that_tick_seldom_the_connection_is_made_anew_once_an_hour_and_not_for_each() -> None:
+    seldom = [f"{code}USD" for code in ("AAA", "BBB", "CCC", "DDD", "EEE", "FFF")]
+    world = World()
+    world.heard |= dict.fromkeys(seldom, -math.inf)
+    world.usual["EURUSD"] = 2.0
+    world.watch.want(world.heard)
+    world.subscribed(0.0)
+    reconnects = []
+    for now in range(6 * 3600):
+        world.now = float(now)
+        for symbol in BOTH:
+            world.tick(symbol, world.now)
+        for n, symbol in enumerate(seldom):
+            if now % 1500 == 250 * n:
+                world.tick(symbol, world.now)
+        if world.watch.decide(set(world.heard), world.now).reconnect:
+            reconnects.append(now)
+            world.subscribed(world.now)
+    assert len(reconnects) in {5, 6}
+    assert all(b - a >= 3600 for a, b in pairwise(reconnects))
+
+
+def test_who_is_known_to_tick_often_need_not_wait_for_those_of_whom_nothing_is_known() -> None:
+    world = World()
+    world.usual["EURUSD"] = 2.0
+    world.subscribed(0.0)
+    world.at(10.0, {"EURUSD"})
+    assert world.at(20.0, {"EURUSD"}).reconnect == ("XAUUSD",)
+    world.subscribed(25.0)
+    for now in range(26, 100):
+        world.tick("EURUSD", float(now))
+    reconnects: list[str] = []
+    for now in range(100, 1200):
+        world.now = float(now)
+        world.tick("XAUUSD", world.now)
+        reconnects += world.watch.decide(BOTH, world.now).reconnect
+    assert reconnects == ["EURUSD"]
