@@ -18,10 +18,8 @@ The rules of its memory:
 """
 
 import random
-import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
-from datetime import UTC, datetime
 from typing import Final, Protocol
 
 import attrs
@@ -32,6 +30,7 @@ from polygon_live import wire
 from polygon_live.backoff import backoff
 from polygon_live.calling import Call
 from polygon_live.errors import JournalError, RestError, StoreError
+from polygon_live.fillwords import by_hand, progress
 from polygon_live.gap import EVERY_SYMBOL, Gap, State
 from polygon_live.matching import Held, Holder, Missing
 from polygon_live.rest import Rest
@@ -197,6 +196,9 @@ class Filler:
             await self._fail(work, str(why), why.after)
         except JournalError as why:
             await self._fail(work, f"waiting for the journal: {why}")
+        except Exception:
+            work.not_before = trio.current_time() + MOST_WAIT_SECONDS  # whatever it is, the others have their turn
+            raise
         else:
             await self._end(work, symbols)
 
@@ -252,7 +254,8 @@ class Filler:
     async def _window(self, work: _Work, symbol: str, first_s: int, end_s: int) -> tuple[Missing, int]:
         """What the store has of the stretch that begins here, and before which second that ends."""
         holder = self._ready(work, first_s)
-        if work.gap.cause == "manual" and (await self._turns())[0].gap.cause != "manual":
+        first = await self._next()
+        if work.gap.cause == "manual" and first is not None and first.gap.cause != "manual":
             raise _Waiting("what was missed otherwise is fetched first")
         until_s = min(first_s + holder.window_ms // 1000, end_s)
         return Missing(await holder.held(symbol, first_s * 1000, until_s * 1000)), until_s
@@ -291,7 +294,7 @@ class Filler:
     async def _tell(self, work: _Work, symbol: str) -> None:
         if self._reached_s is not None and trio.current_time() - self._told_at >= TELL_SECONDS:
             self._told_at = trio.current_time()
-            await self._change(work, state="filling", detail=_progress(symbol, self._reached_s, work.compared))
+            await self._change(work, state="filling", detail=progress(symbol, self._reached_s, work.compared))
 
     async def _postpone(self, work: _Work, why: str, seconds: float) -> None:
         self._waiting = why
@@ -312,7 +315,7 @@ class Filler:
             state = "unfillable"
             several = len(symbols) > 1
             detail = "; ".join(f"{symbol}: {why}" if several else why for symbol, why in work.refused.items())
-            detail += f"; when that is mended: {_by_hand(work.gap, next(iter(work.refused)))}"
+            detail += f"; when that is mended: {by_hand(work.gap, next(iter(work.refused)))}"
         elif work.compared == 0:
             state, detail = "empty", "Polygon has no quotes of this time"
         else:
@@ -341,21 +344,3 @@ class Filler:
             delivered=self._delivered,
             rejected=self._rejected,
         )
-
-
-def _by_hand(gap: Gap, symbol: str) -> str:
-    begins, ends = (
-        datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-        for second in (gap.from_ms // 1000, (gap.to_ms or gap.from_ms) // 1000)
-    )
-    return f"polygon-live backfill --symbol {symbol} --from {begins} --to {ends}"
-
-
-def _progress(symbol: str, second: int, compared: int) -> str:
-    return f"{symbol} up to {datetime.fromtimestamp(second, UTC):%Y-%m-%dT%H:%M:%SZ}: {compared} quotes compared"
-
-
-def progress_ms(gap: Gap) -> int | None:
-    """How far along time the fill of this entry is, as its detail says; None if it does not."""
-    found = re.search(r" up to (\S+Z): ", gap.detail) if gap.state == "filling" else None
-    return round(datetime.fromisoformat(found[1]).timestamp() * 1000) if found else None

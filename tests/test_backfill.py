@@ -9,8 +9,9 @@ import trio
 from trio.abc import Clock
 
 from polygon_live import backfill
-from polygon_live.backfill import progress_ms
 from polygon_live.errors import JournalError
+from polygon_live.fillwords import progress_ms
+from polygon_live.matching import Held
 from polygon_live.standin.http import Answer, Asked, changed
 from polygon_live.standin.rest import FAULTS
 from polygon_live.wire import Quote
@@ -302,6 +303,29 @@ async def test_nothing_is_called_filled_before_it_is_durable(tmp_path: Path, aut
                 world.start(nursery)
         assert caught.group_contains(JournalError)
         assert world.gap(number).state == "filling"
+
+
+async def test_an_entry_that_meets_a_fault_of_ours_does_not_keep_the_others_from_their_turn(
+    tmp_path: Path, autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with filling(tmp_path, EVERY_TENTH, start=False) as world:
+        bad, good = world.enter(NOON, NOON + 1999), world.enter(NOON + 5000, NOON + 9999)
+        real = world.table.held
+
+        async def held(symbol: str, from_ms: int, until_ms: int) -> Held:
+            if from_ms == NOON:
+                raise RuntimeError("a bug")
+            return await real(symbol, from_ms, until_ms)
+
+        monkeypatch.setattr(world.table, "held", held)
+        with pytest.raises(ExceptionGroup):
+            async with trio.open_nursery() as nursery:
+                world.start(nursery)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(world.filler.run)
+            await world.until(good)
+            nursery.cancel_scope.cancel()
+        assert world.gap(bad).state == "filling"
 
 
 async def test_what_the_stores_get_though_the_journal_fails_is_not_delivered_again(

@@ -10,7 +10,6 @@ import click
 import trio
 
 from polygon_live import logs
-from polygon_live.backfill import progress_ms
 from polygon_live.commands.progress import Progress
 from polygon_live.commands.signals import ended_by_signal
 from polygon_live.commands.symbols import Symbol
@@ -18,6 +17,7 @@ from polygon_live.commands.times import Instant, check_span, spelled
 from polygon_live.config import Settings, journal_dir_from, settings_from
 from polygon_live.daemon import fill_alone, wall_ms
 from polygon_live.errors import JournalHeld
+from polygon_live.fillwords import progress_ms
 from polygon_live.gap import SETTLED, Gap
 from polygon_live.journal import Ledger
 from polygon_live.journal.ledger import path_in
