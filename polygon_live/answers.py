@@ -7,6 +7,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from polygon_live import wire
+from polygon_live.model import UNREADABLE
 
 DETAIL: Final = 200
 """Characters of why an element can't be read."""
@@ -47,7 +48,6 @@ Page = tuple[Head, Sequence[PastQuote | wire.Undecodable]]
 _page = msgspec.json.Decoder(_Page)
 _market = msgspec.json.Decoder(_Market)
 _head = msgspec.json.Decoder(Head)
-UNREADABLE: Final = (msgspec.MsgspecError, ValueError, RecursionError)
 
 
 def page(body: bytes) -> Page:

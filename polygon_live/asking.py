@@ -9,6 +9,7 @@ import trio
 
 from polygon_live.config import PREFIX, HttpServer
 from polygon_live.errors import CollectorAway, CollectorError
+from polygon_live.model import UNREADABLE
 from polygon_live.status import State
 
 ANSWER_SECONDS: Final = 10.0
@@ -85,7 +86,7 @@ def _answer(server: HttpServer, base: str, page: str, having: str, code: int, bo
         )
     try:
         found = msgspec.json.decode(body, type=dict[str, Any])
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         raise _stranger(base) from None
     if code not in {httpx.codes.OK, httpx.codes.SERVICE_UNAVAILABLE} or having not in found:
         raise _stranger(base, f"; if it is, it is of another version: its {page} has no {having!r}")

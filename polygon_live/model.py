@@ -33,6 +33,9 @@ EVENT_QUOTE: Final = "quote"
 SOURCE_REST: Final = "polygon_rest"
 EVENT_BACKFILL: Final = "quote_backfill"
 
+UNREADABLE: Final = (msgspec.MsgspecError, ValueError, RecursionError)
+"""What the decoding of foreign JSON may raise: no JSON, no UTF-8 or a number too long, nested too deep."""
+
 _PAIR = re.compile(r"(?:C[:.])?([A-Z]{3})[/-]?([A-Z]{3})", re.IGNORECASE)
 
 

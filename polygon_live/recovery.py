@@ -12,13 +12,12 @@ stands alone beyond is left there, to be fetched with its neighbours: in the jou
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Self
 
-import msgspec
 import structlog
 import trio
 
 from polygon_live.gap import EVERY_SYMBOL, Gap, of_store
 from polygon_live.journal import Hole, Journal
-from polygon_live.model import Batch, evidence
+from polygon_live.model import UNREADABLE, Batch, evidence
 from polygon_live.sink import Sink
 
 PATIENCE_SECONDS: Final = 10.0
@@ -97,7 +96,7 @@ class Recovery:
         for payload in payloads:
             try:
                 (tick,) = Batch.of_payloads(self._tail, [payload]).ticks
-            except msgspec.MsgspecError as why:  # somebody has spoiled it
+            except UNREADABLE as why:  # somebody has spoiled it
                 log.warning("what a store holds can't be read back", why=str(why), raw=evidence(repr(payload)))
                 continue
             if tick.seq > self._tail:

@@ -20,7 +20,6 @@ from contextlib import aclosing, closing
 from typing import Final, NamedTuple, Protocol, TypeVar
 
 import attrs
-import msgspec
 import structlog
 import trio
 
@@ -29,7 +28,7 @@ from polygon_live.engines.kafka import Archived
 from polygon_live.engines.nats import Message, NatsClient
 from polygon_live.engines.postgres import Put, ReplayTable, Session, instant
 from polygon_live.errors import RowsRefused, StoreMisconfigured, StoreUnavailable
-from polygon_live.model import EVENT_BACKFILL, Batch, Tick
+from polygon_live.model import EVENT_BACKFILL, UNREADABLE, Batch, Tick
 from polygon_live.spool import Spool, Spooled
 
 AT_ONCE: Final = 20_000
@@ -298,7 +297,7 @@ def _chosen(records: Sequence[Archived], choice: Choice, tally: Tally) -> list[C
 def _ticks(payloads: Sequence[bytes]) -> Sequence[Tick | None]:
     try:
         return Batch.of_payloads(0, payloads).ticks
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except UNREADABLE:
         return [None] if len(payloads) == 1 else [tick for payload in payloads for tick in _ticks([payload])]
 
 

@@ -105,6 +105,7 @@ class Validator:
         now_ms = self._now_ms()
         for frame in frames:
             raws: Sequence[str] | None = None
+            beyond = 0
             events = wire.decode(frame.data)
             self._events += len(events)
             for n, event in enumerate(events):
@@ -117,10 +118,15 @@ class Validator:
                     else:
                         raws = raws or wire.elements(frame.data) or ()
                         rejects.append(_reject(*judged, raws[n], frame.received_ms))
+                elif event is wire.BEYOND:
+                    beyond += 1
                 elif isinstance(event, wire.Undecodable):
                     rejects.append(_reject(event.reason, event.detail, None, event.raw, frame.received_ms))
                 elif not isinstance(event, wire.Status):
                     self._ignored[type(event).__name__] += 1
+            if beyond:
+                detail = f"beside {wire.MOST_BAD} elements of this frame, {beyond} more can't be read"
+                rejects.append(_reject("bad_frame", detail, None, wire.beginning(frame.data), frame.received_ms))
         self._delay.add(Counter([t.received_ms - t.timestamp_ms for t in ticks]), now_ms / 1000, scale=0.001)
         return ticks, rejects
 

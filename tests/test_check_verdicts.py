@@ -8,7 +8,7 @@ import pytest
 
 from polygon_live.check import Item, holding
 from polygon_live.check.arrived import kafka, nats, symbols, table
-from polygon_live.check.flow import Flow, Side
+from polygon_live.check.flow import Flow, Side, newest_of
 from polygon_live.check.kept import retention
 from polygon_live.check.market import Market
 from polygon_live.check.running import collector, connection, hub, limits
@@ -43,6 +43,24 @@ CHUNKS = attrs.evolve(PARTITIONS, called="chunks", edition="TimescaleDB", has_po
 def looked(pieces: Pieces = PARTITIONS, **newest_ms: int) -> Looked:
     rows = tuple(SymbolRows(symbol, 7, at) for symbol, at in newest_ms.items())
     return Looked(TableName(1, "public", "market_ticks"), CLOCK, rows, pieces, (), 7)
+
+
+def test_what_was_fetched_and_what_the_run_before_wrote_is_nothing_that_comes_while_we_look_on() -> None:
+    assert newest_of(attrs.evolve(WELL, validator=attrs.evolve(WELL.validator, last_seq=WELL.journal.tail + 5))) == (
+        WELL.journal.tail + 5
+    )
+    assert newest_of(attrs.evolve(WELL, validator=attrs.evolve(WELL.validator, last_seq=None))) == WELL.journal.tail
+    before = attrs.evolve(WELL.validator, last_seq=WELL.journal.tail - 5)
+    assert newest_of(attrs.evolve(WELL, validator=before)) == WELL.journal.tail
+
+
+@pytest.mark.parametrize(
+    "foreign", [b"\xff", b"[" * 5000, b'{"seq":1,"symbol":"\xff","timestamp_ms":1}', b'{"x":' * 5000, b"9" * 5000]
+)
+def test_what_is_no_tick_is_passed_over_by_who_looks_on(foreign: bytes) -> None:
+    seen = Side()
+    seen.take(foreign)
+    assert seen.rows == {}
 
 
 def side(*seqs: int, why: str | None = None) -> Side:

@@ -48,6 +48,8 @@ async def saying(access: NatsAccess, symbols: Sequence[str]) -> AsyncIterator[No
                 await publisher.publish(f"ticks.{symbol}", tick)
                 await publisher.publish(f"ticks.{symbol}.late", encode(a_tick(seq, 0, symbol, late=True)))
                 await publisher.publish(f"ticks.{symbol}", b"\x1b[31mno tick")
+                await publisher.publish(f"ticks.{symbol}", tick.replace(symbol.encode(), b"\xff"))
+                await publisher.publish(f"ticks.{symbol}", encode(a_tick(seq, 10**18, symbol)))
             await trio.sleep(0.01)
 
     async with trio.open_nursery() as nursery:

@@ -315,6 +315,18 @@ def test_rejects_in_a_row_are_counted_until_a_tick_is_accepted_and_repeats_are_n
     assert refused() == 0
 
 
+@pytest.mark.parametrize("bad", ["{}", "0", '{"ev":"C"}', '{"ev":"C","p":"EUR/USD","b":NaN}'])
+def test_of_a_frame_full_of_rubbish_a_thousand_are_told_one_by_one_and_what_is_good_arrives(bad: str) -> None:
+    judge = Judge()
+    good = encode_wire([quote()])[1:-1]
+    ticks, rejects = judge.text(f"[{','.join([bad] * 2500)},{good},{','.join([bad] * 500)}]")
+    assert [t.symbol for t in ticks] == ["EURUSD"]
+    assert len(rejects) == 1001
+    assert rejects[-1].reason == "bad_frame"
+    assert rejects[-1].raw.startswith(f"[{bad},{bad},{bad}")
+    assert rejects[-1].detail == "beside 1000 elements of this frame, 2000 more can't be read"
+
+
 def test_numbers_increase_by_one_over_frames_and_symbols_and_skip_rejects() -> None:
     judge = Judge()
     first, _ = judge.quotes(quote(), quote(p="XAU/USD", bid=1830, ask=1831), quote(0, 0))

@@ -10,7 +10,7 @@ import attrs
 
 from polygon_live.asking import ask_state
 from polygon_live.check import arrived, kept, running
-from polygon_live.check.flow import Flow, Stores, look_on
+from polygon_live.check.flow import Flow, Stores, look_on, newest_of
 from polygon_live.check.items import Item, skipped
 from polygon_live.check.login import ALIVE_SECONDS, login
 from polygon_live.check.market import Market
@@ -130,7 +130,7 @@ async def _look_on(settings: Settings, evidence: _Evidence, *, seconds: float, d
             return None
         with suppress(CollectorError):
             evidence.before = await ask_state(settings.http)
-            return evidence.before.validator.last_seq or 0
+            return newest_of(evidence.before)
         return None
 
     stores = Stores(settings.timescale_dsn, settings.nats, settings.kafka, settings.collector_id)

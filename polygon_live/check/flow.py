@@ -24,6 +24,8 @@ from polygon_live.engines.kafka import TOPIC, Archive
 from polygon_live.engines.nats import Subscriber
 from polygon_live.engines.postgres import Row, rows_after
 from polygon_live.errors import StoreError
+from polygon_live.model import UNREADABLE
+from polygon_live.status import State
 
 SUBJECTS: Final = ("ticks.>",)
 LATE: Final = ".late"
@@ -63,7 +65,7 @@ class Side:
 
     def take(self, payload: bytes) -> None:
         """One tick's JSON. What is none is somebody else's."""
-        with suppress(msgspec.MsgspecError):
+        with suppress(*UNREADABLE):
             found = _told.decode(payload)
             self.rows[found.seq] = Row(found.seq, found.symbol, found.timestamp_ms)
 
@@ -88,6 +90,11 @@ class Stores:
     nats: NatsAccess
     kafka: KafkaAccess
     collector: str
+
+
+def newest_of(state: State) -> int:
+    """The last number that was given, be it to what was fetched, or by the run before."""
+    return max(state.journal.tail, state.validator.last_seq or 0)
 
 
 async def look_on(stores: Stores, mark: Callable[[], Awaitable[int | None]], *, seconds: float, due: bool) -> Flow:

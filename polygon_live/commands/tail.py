@@ -21,7 +21,7 @@ from polygon_live.config import Settings, settings_from
 from polygon_live.daemon import wall_ms
 from polygon_live.engines.nats import Heard, Subscriber
 from polygon_live.errors import StoreError
-from polygon_live.model import Tick
+from polygon_live.model import UNREADABLE, Tick
 
 FIRST_WAIT_SECONDS: Final = 1.0
 MOST_WAIT_SECONDS: Final = 10.0
@@ -50,13 +50,14 @@ class Tail:
     def _line(self, message: Heard) -> str | None:
         try:
             tick = _tick.decode(message.payload)
-        except msgspec.MsgspecError:  # somebody else's
+            at = instant(tick.timestamp_ms)
+        except (*UNREADABLE, OverflowError):  # somebody else's
             return None
         if self.as_json:
-            return message.payload.decode()
+            return message.payload.decode(errors="replace")
         age = wall_ms() - tick.timestamp_ms
         marks = " ".join(mark for mark, so in (("late", tick.late), ("suspect", tick.suspect)) if so)
-        line = f"{instant(tick.timestamp_ms)}  {tick.symbol:<6}  {tick.bid:<11.10g} {tick.ask:<11.10g}"
+        line = f"{at}  {tick.symbol:<6}  {tick.bid:<11.10g} {tick.ask:<11.10g}"
         return clean(f"{line} {tick.spread:<9.6g} {age:>6} ms  {tick.source} {tick.event_type} {marks}".rstrip())
 
 

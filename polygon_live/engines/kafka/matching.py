@@ -9,6 +9,7 @@ import msgspec
 from polygon_live.config import KafkaAccess
 from polygon_live.engines.kafka.archive import Archive
 from polygon_live.matching import Held, Key
+from polygon_live.model import UNREADABLE
 
 
 class _Quoted(msgspec.Struct, frozen=True, gc=False):
@@ -45,7 +46,7 @@ class ArchiveHolder:
                     if record.key == key and from_ms <= record.timestamp_ms < until_ms:
                         try:
                             tick = _quoted.decode(record.value)
-                        except msgspec.MsgspecError:  # somebody else's
+                        except UNREADABLE:  # somebody else's
                             continue
                         counts[tick.timestamp_ms // 1000, tick.bid, tick.ask] += 1
         return Held(counts)
