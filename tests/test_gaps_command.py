@@ -1,5 +1,6 @@
 """``polygon-live gaps`` as a program, on the ledgers of collectors that run and that do not."""
 
+import errno
 import json
 import os
 import re
@@ -13,6 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from polygon_live.commands import cli
+from polygon_live.errors import JournalError
 from polygon_live.gap import Gap
 from polygon_live.journal import Ledger
 
@@ -149,6 +151,39 @@ def test_where_no_collector_has_run_it_says_so_and_makes_nothing(
     assert "no collector has run here" in done.stderr
     assert str(tmp_path / "data" / "journal" / "polygon-live-1" / "ledger.db") in done.stderr
     assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["gaps"],
+        ["quarantine"],
+        ["backfill", "--symbol", "EURUSD", "--from", "2026-06-01", "--to", "2026-06-02", "--no-wait"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_who_may_not_look_into_the_folder_is_told_so(
+    command: list[str], environment: Mapping[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Path.exists
+
+    def exists(path: Path) -> bool:  # the tests may run as root, who may look everywhere
+        if path.name == "ledger.db":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return real(path)
+
+    monkeypatch.setattr(Path, "exists", exists)
+    done = CliRunner().invoke(cli, command, env=dict(environment))
+    assert isinstance(done.exception, JournalError)
+    assert "ledger.db can't be looked for: Permission denied; look at its owner" in str(done.exception)
+
+
+def test_a_folder_that_can_not_be_made_is_named(environment: Mapping[str, str]) -> None:
+    span = ["--symbol", "EURUSD", "--from", "2026-06-01", "--to", "2026-06-02", "--no-wait"]
+    nowhere = {**environment, "POLYGON_LIVE_DATA_DIR": "/dev/null"}
+    done = CliRunner().invoke(cli, ["backfill", *span], env=nowhere)
+    assert isinstance(done.exception, JournalError)
+    assert "/dev/null" in str(done.exception)
 
 
 def test_a_file_that_is_no_ledger_is_named(folder: Path, environment: Mapping[str, str]) -> None:

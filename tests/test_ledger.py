@@ -298,7 +298,7 @@ def test_two_processes_write_one_ledger(memory: Path) -> None:
 def test_a_writer_that_hangs_is_told_and_does_not_hang_the_other(book: Ledger, tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "ledger.db", isolation_level=None) as other:
         other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(JournalError, match="another process holds it"):
+        with pytest.raises(JournalError, match="another process is writing"):
             book.reserve(5)
         other.execute("ROLLBACK")
     other.close()

@@ -20,8 +20,9 @@ from polygon_live.errors import JournalHeld
 from polygon_live.fillwords import progress_ms
 from polygon_live.gap import SETTLED, Gap
 from polygon_live.journal import Ledger
-from polygon_live.journal.ledger import path_in
-from polygon_live.journal.lock import Lock
+from polygon_live.journal.journal import make_folder
+from polygon_live.journal.ledger import is_there
+from polygon_live.journal.lock import Lock, holder
 
 UNFILLED: Final = 1
 LOOK_SECONDS: Final = 0.5
@@ -82,8 +83,8 @@ def backfill(*, symbol: str, from_ms: int, to_ms: int, wait: bool) -> None:
 
 def _enter(folder: Path, gap: Gap) -> Gap:
     """In the ledger, which the first one makes."""
-    if not path_in(folder).exists():
-        folder.mkdir(parents=True, exist_ok=True)
+    if not is_there(folder):
+        make_folder(folder)
         lock = Lock.take(folder, wall_ms())
         try:
             Ledger.open(folder).close()
@@ -96,13 +97,7 @@ def _enter(folder: Path, gap: Gap) -> Gap:
 
 def _is_held(folder: Path) -> bool:
     """Whether a collector has this journal."""
-    if not folder.is_dir():
-        return False
-    try:
-        Lock.take(folder, wall_ms()).release()
-    except JournalHeld:
-        return True
-    return False
+    return holder(folder) is not None
 
 
 class Watch:

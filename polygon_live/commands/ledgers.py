@@ -6,7 +6,7 @@ from polygon_live.config import Settings
 from polygon_live.errors import JournalError
 from polygon_live.gap import Gap
 from polygon_live.journal import Ledger
-from polygon_live.journal.ledger import path_in
+from polygon_live.journal.ledger import is_there
 from polygon_live.mending import Mending
 from polygon_live.replay import Choice, Chosen
 
@@ -25,12 +25,12 @@ class Ledgers:
         """Up to this ``seq`` the archive had everything before it was read."""
         folder = settings.journal_dir
         gaps: Sequence[Gap] = ()
-        if path_in(folder).exists() and not choice.symbols:
-            try:
+        try:
+            if not choice.symbols and is_there(folder):
                 self._ledger = Ledger.open_existing(folder)
                 gaps = self._ledger.gaps(states=["open"], store=store)
-            except JournalError as why:
-                self._note(why)
+        except JournalError as why:
+            self._note(why)
         self._mending = Mending(gaps, store=store, from_ms=choice.from_ms, to_ms=choice.to_ms)
 
     @property

@@ -88,7 +88,7 @@ class Journal:
 
         Raises JournalHeld, JournalError.
         """
-        _make(folder)
+        make_folder(folder)
         with ExitStack() as undo:
             lock = Lock.take(folder, now_ms())
             undo.callback(lock.release)
@@ -329,7 +329,8 @@ def _free(folder: Path) -> int:
         return free_bytes(folder)
 
 
-def _make(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """If it is not there. Raises JournalError."""
     with translated(folder, "used as the journal's folder"):
         if folder.exists() and not folder.is_dir():
             raise JournalError(f"{folder} is no folder, and the journal needs one; move it away or choose another name")

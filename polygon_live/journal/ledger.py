@@ -14,7 +14,7 @@ import attrs
 
 from polygon_live.errors import JournalError
 from polygon_live.gap import UNSETTLED, Cause, Gap, State
-from polygon_live.journal.database import Damaged, Database, Format, Sync, make_durable, set_aside
+from polygon_live.journal.database import Damaged, Database, Format, Sync, make_durable, set_aside, translated
 from polygon_live.journal.facts import Aside, Newest
 from polygon_live.journal.holes import MOST_KNOWN, Hole
 
@@ -92,7 +92,7 @@ class Ledger:
     @classmethod
     def open_existing(cls, folder: Path, *, sync: Sync = make_durable, form: Format = FORMAT) -> Self:
         """For a second process. Raises JournalError if no collector has made one yet."""
-        if not path_in(folder).exists():
+        if not is_there(folder):
             raise JournalError(f"no collector has run here: {path_in(folder)} is missing; name the collector's folder")
         database = Database.open(path_in(folder), form, sync=sync, make=False)
         try:
@@ -334,6 +334,12 @@ class Ledger:
 def path_in(folder: Path) -> Path:
     """Of the ledger in a journal's folder."""
     return folder / "ledger.db"
+
+
+def is_there(folder: Path) -> bool:
+    """Whether a collector has made one in this folder. Raises JournalError: one may not look into it."""
+    with translated(path_in(folder), "looked for"):
+        return path_in(folder).exists()
 
 
 def _marks(values: Sequence[Any]) -> str:
