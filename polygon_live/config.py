@@ -303,8 +303,8 @@ class _Environment:
         try:
             return read(value)
         except ValueError as why:
-            if "@" in value:
-                self.faults.append(f"{name} is no good; not shown here, for what has an @ may hold a password")
+            if "@" in value or "?" in value:
+                self.faults.append(f"{name} is no good; not shown here, for what has an @ or ? may hold a secret")
             else:
                 self.faults.append(f"{name} is {value!r}: {why}")
             return default

@@ -214,6 +214,7 @@ class Conversation:
             doubted = self._standing.watch.most_silent() and self._standing.silence.may_ask(now)
             if doubted:
                 await self._ask()  # so many at once: a holiday, with a tick now and then?
+                self._standing.watch.listened()
             self._tell(decision)
             if decision.resubscribe:
                 log.warning("subscribing anew", symbols=decision.resubscribe, polygon_says=self.refusals)

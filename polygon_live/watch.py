@@ -203,6 +203,10 @@ class SymbolWatch:
             if self._usual_of(symbol) is None:
                 self._guessed_at = now
 
+    def listened(self) -> None:
+        """Who asks next may be late, and has heard whatever came: he waited for something else."""
+        self._ask_again = math.inf
+
     def odd(self, silent_from: float, now: float) -> bool | None:
         """Whether a tick should have come by now, of any symbol. None: the market is closed.
 

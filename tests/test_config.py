@@ -144,6 +144,14 @@ def test_a_wrong_nats_address_is_named_and_not_shown(value: str) -> None:
     assert "n4tspass" not in fault
 
 
+@pytest.mark.parametrize("name", ["POLYGON_LIVE_REST_URL", "POLYGON_LIVE_WS_URLS", "POLYGON_LIVE_HUB_URL"])
+@pytest.mark.parametrize("value", ["ftp://user:s3cret@host", "ftp://host/?apiKey=s3cret"])
+def test_a_wrong_address_with_what_may_be_a_secret_is_not_shown(name: str, value: str) -> None:
+    (fault,) = faults(FULL | {name: value})
+    assert fault.startswith(f"{name} is no good; not shown here")
+    assert "s3cret" not in fault
+
+
 @pytest.mark.parametrize("value", ["s3cr3t\nkey", "s3cr3t key", "s3cr3t\x7f", "s3cr3té", "s3cr3t\tx"])
 @pytest.mark.parametrize("name", ["POLYGON_API_KEY", "POLYGON_LIVE_HTTP_TOKEN"])
 def test_what_no_header_can_carry_is_named_and_not_shown(name: str, value: str, tmp_path: Path) -> None:

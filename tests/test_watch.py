@@ -3,6 +3,8 @@
 import math
 from itertools import pairwise
 
+import pytest
+
 from polygon_live.calendar import Sessions, always_open, open_since
 from polygon_live.habit import MUTE_SECONDS
 from polygon_live.watch import (
@@ -269,3 +271,22 @@ def test_who_is_known_to_tick_often_need_not_wait_for_those_of_whom_nothing_is_k
         world.tick("XAUUSD", world.now)
         reconnects += world.watch.decide(BOTH, world.now).reconnect
     assert reconnects == ["EURUSD"]
+
+
+@pytest.mark.parametrize("waited_for_something_else", [True, False])
+def test_who_was_late_because_he_asked_polygon_has_heard_all_the_same(waited_for_something_else: bool) -> None:
+    world = World()
+    world.usual["EURUSD"] = world.usual["XAUUSD"] = 2.0
+    world.subscribed(0.0)
+    for now in range(1, 55):
+        world.now = float(now)
+        world.tick("EURUSD", world.now)
+        if now < 5:
+            world.tick("XAUUSD", world.now)
+        decision = world.watch.decide(BOTH, world.now)
+    assert not decision.resubscribe
+    if waited_for_something_else:
+        world.watch.listened()
+    world.now = 84.0
+    world.tick("EURUSD", world.now)
+    assert bool(world.watch.decide(BOTH, world.now).resubscribe) is waited_for_something_else
