@@ -60,6 +60,8 @@ class Keeper:
         """Of each symbol, by what is in the journal."""
         self._durable = dict(self._newest)
         """The same of what is on its disk: who remembered more would, after a power cut, forget what was lost."""
+        self._to_forget: set[str] = set()
+        """Symbols that the ledger may still know."""
         self._stalled_at: int | None = None
         """``done`` of the calls when a write took too long; None if the last one did not."""
         self._faults: dict[str, str] = {}
@@ -151,26 +153,23 @@ class Keeper:
             raise JournalError(why)
 
     def _missed(self, batch: Batch) -> None:
-        first, last = batch.ticks[0], batch.ticks[-1]
-        if self._unjournaled is None:
-            self._unjournaled = Gap(
-                0,
-                EVERY_SYMBOL,
-                "unjournaled",
-                min(_times(batch)),
-                None,
-                detail=self.failing or "",
-                first_seq=first.seq,
-                ticks=0,
-                opened_ms=self._wall_ms(),
-            )
-        so_far = self._unjournaled
         stamps = _times(batch)
+        so_far = self._unjournaled or Gap(
+            0,
+            EVERY_SYMBOL,
+            "unjournaled",
+            min(stamps),
+            None,
+            detail=self.failing or "",
+            first_seq=batch.first,
+            ticks=0,
+            opened_ms=self._wall_ms(),
+        )
         self._unjournaled = attrs.evolve(
             so_far,
             from_ms=min(so_far.from_ms, *stamps),
             to_ms=max(so_far.to_ms or 0, *stamps),
-            last_seq=last.seq,
+            last_seq=batch.last,
             ticks=(so_far.ticks or 0) + len(batch),
         )
 
@@ -259,13 +258,17 @@ class Keeper:
                 self._look_for_room(now)
 
     async def forget(self, kept: Collection[str]) -> None:
-        """When symbols other than these ticked last."""
-        gone = [symbol for symbol in self._newest if symbol not in kept]
-        for symbol in gone:
+        """When symbols other than these ticked last. What can't be written now is tried again."""
+        for symbol in [symbol for symbol in self._newest if symbol not in kept]:
             del self._newest[symbol]
             self._durable.pop(symbol, None)
-        if gone:
-            await self._write("forget", partial(self._journal.ledger.forget, gone))
+            self._to_forget.add(symbol)
+        await self._forget()
+
+    async def _forget(self) -> None:
+        gone = frozenset(self._to_forget)
+        if gone and await self._write("forget", partial(self._journal.ledger.forget, gone)):
+            self._to_forget -= gone
 
     async def finish(self) -> None:
         """The last word of a run. Raises nothing."""
@@ -280,8 +283,9 @@ class Keeper:
             self._durable = {symbol: tick for symbol, tick in newest.items() if symbol in self._newest}
 
     async def _keep(self) -> None:
-        cursors, remembered = dict(self._cursors()), dict(self._remembered())
-        told = await self._write("remember", partial(self._journal.ledger.remember, remembered, self._durable))
+        await self._forget()  # before the rest, for one of them may have ticked again
+        cursors, remembered, newest = dict(self._cursors()), dict(self._remembered()), dict(self._durable)
+        told = await self._write("remember", partial(self._journal.ledger.remember, remembered, newest))
         if told and self._unjournaled is self._seen_missed:  # it may be days until the next tick
             await self._enter_missed()
         self._seen_missed = self._unjournaled

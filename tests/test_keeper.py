@@ -129,6 +129,73 @@ async def test_a_fault_lasts_until_the_same_work_is_done_and_is_told_once(
     assert [line["log_level"] for line in logs] == ["error", "info"]
 
 
+async def test_symbols_that_could_not_be_forgotten_are_forgotten_once_the_ledger_can_be_written(
+    journal: Journal, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, call: Directly
+) -> None:
+    keeper = keeping(journal, call, sync_seconds=0.0)
+    await keeper.append(batch(0, 1, 2, ("EURUSD", "XAUUSD")))
+
+    def failing(*_: object) -> None:
+        raise JournalError("no space left on device")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keeper.run)
+        await trio.sleep(1.1)
+        assert set(journal.ledger.newest()) == {"EURUSD", "XAUUSD"}
+        with monkeypatch.context() as patch:
+            patch.setattr(journal.ledger, "forget", failing)
+            await keeper.forget({"EURUSD"})
+            await trio.sleep(5)
+            with pytest.raises(JournalError):
+                keeper.check()
+        await trio.sleep(2)
+        keeper.check()
+        nursery.cancel_scope.cancel()
+    assert set(journal.ledger.newest()) == {"EURUSD"}
+
+
+async def test_one_who_ticks_again_before_it_could_be_forgotten_is_remembered(
+    journal: Journal, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, call: Directly
+) -> None:
+    keeper = keeping(journal, call, sync_seconds=0.0)
+    await keeper.append(batch(0, 1, 1))
+
+    def failing(*_: object) -> None:
+        raise JournalError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal.ledger, "forget", failing)
+        await keeper.forget(())
+    await keeper.append(batch(1, 2, 1))
+    await keeper._keep()
+    assert journal.ledger.newest() == {"EURUSD": Newest(2, 2)}
+
+
+async def test_a_symbol_may_be_forgotten_while_the_ledger_writes_when_it_ticked(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keeper = keeping(journal, InThread(), sync_seconds=0.0)
+    await keeper.append(batch(0, 1, 2, ("EURUSD", "XAUUSD")))
+    begun, let = threading.Event(), threading.Event()
+    remember = journal.ledger.remember
+
+    def slowly(cursors: Mapping[str, int], newest: Mapping[str, Newest]) -> None:
+        ones = iter(newest.items())
+        first = next(ones)
+        begun.set()
+        assert let.wait(60)
+        remember(cursors, dict([first, *ones]))
+
+    monkeypatch.setattr(journal.ledger, "remember", slowly)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keeper._keep)
+        await until(begun.is_set)
+        nursery.start_soon(keeper.forget, {"EURUSD"})
+        await until(lambda: set(keeper._newest) == {"EURUSD"})
+        let.set()
+    assert set(journal.ledger.newest()) == {"EURUSD"}
+
+
 async def test_a_stretch_that_is_not_in_the_journal_is_entered_at_the_end_at_the_latest(
     journal: Journal, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, call: Directly, tmp_path: Path
 ) -> None:

@@ -116,8 +116,8 @@ MUTANTS: Final = (
     Mutant(
         "the newest ticks are remembered before they are on the disk",
         "polygon_live/keeper.py",
-        "ledger.remember, remembered, self._durable))",
-        "ledger.remember, remembered, dict(self._newest)))",
+        "dict(self._remembered()), dict(self._durable)",
+        "dict(self._remembered()), dict(self._newest)",
     ),
     Mutant(
         "a failed append is taken for done",
