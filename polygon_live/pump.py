@@ -293,6 +293,7 @@ class Pump:
         if self._in_a_row % REFUSED_IN_A_ROW == 0:
             message = f"it refused the last {self._in_a_row} ticks and took none: {why}"
             await self._away(StoreMisconfigured(message), MISCONFIGURED_WAIT_SECONDS)
+            await self.sink.check()  # a cursor that does not move is taken over, as a dead one's
 
     async def _away(self, why: StoreError | JournalError, wait: float) -> None:
         if self._away_since is None:

@@ -375,6 +375,27 @@ async def test_a_store_that_refuses_everything_is_down_and_not_fed_with_rejects(
     assert b.sink.stored == list(range(41, 201))
 
 
+async def test_a_store_that_refuses_everything_is_given_signs_of_life(bench: Make, autojump_clock: MockClock) -> None:
+    b = bench()
+    b.sink.poison = frozenset(range(1, 201))
+    b.sink.checks = [None, StoreUnavailable("gone")]
+    b.accept(*range(1, 201))
+    began = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        with running(nursery, b.pump):
+            await trio.sleep(2 * MISCONFIGURED_WAIT_SECONDS - 1)
+            assert [at - began for at in b.sink.checked] == [MISCONFIGURED_WAIT_SECONDS]
+            assert (b.sink.opened, b.pump.snapshot().state) == (1, "down")
+            await trio.sleep(1.1)
+            assert b.pump.snapshot().last_error == "gone"
+            await trio.sleep(1)
+            assert (b.sink.opened, b.pump.snapshot().connected) == (2, True)
+            assert b.pump.snapshot().set_aside == 3 * REFUSED_IN_A_ROW, "no tick twice"
+            b.sink.poison = frozenset()
+            await trio.sleep(2 * MISCONFIGURED_WAIT_SECONDS)
+    assert b.sink.stored == list(range(61, 201))
+
+
 async def test_a_store_that_fails_while_a_poison_tick_is_sought_loses_and_doubles_nothing(
     bench: Make,
     autojump_clock: MockClock,
