@@ -7,6 +7,8 @@ from typing import Protocol, TypeVar
 import outcome
 import trio
 
+from polygon_live.errors import JournalError, PolygonLiveError
+
 T = TypeVar("T")
 
 
@@ -30,13 +32,15 @@ class CountedCall(Call, Protocol):
 
 
 class InThread:
-    """One thread at a time. Who stops waiting leaves it to its work; the next has to wait for that.
+    """One thread at a time. Who stops waiting leaves it to its work; the next has to wait for that. ``unable`` is
+    raised if the system has no thread to give: what the caller knows to live with.
 
     ``trio.to_thread`` does the same at twice the price, 60 µs instead of 30: a context, a limiter and a thread's name
     for each piece of work, of which there are hundreds a second.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, unable: type[PolygonLiveError] = JournalError) -> None:
+        self._unable = unable
         self._one = trio.Semaphore(1)
         self.done = 0
         """How many pieces have come to their end."""
@@ -70,7 +74,12 @@ class InThread:
             waiting.clear()
             return trio.lowlevel.Abort.SUCCEEDED
 
-        trio.lowlevel.start_thread_soon(counted, tell)
+        try:
+            trio.lowlevel.start_thread_soon(counted, tell)
+        except RuntimeError as why:
+            self._one.release()
+            message = f"the system gives no thread ({why}): raise the limit on its tasks, or make room in its memory"
+            raise self._unable(message) from None
         result: T = await trio.lowlevel.wait_task_rescheduled(leave)
         return result
 

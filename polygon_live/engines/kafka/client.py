@@ -69,7 +69,7 @@ class KafkaClient:
         self._open_seconds = open_seconds
         self._append_seconds = append_seconds
         self._watch = Watch(identity, watch_seconds, where=where(access))
-        self._one = InThread()
+        self._one = InThread(StoreUnavailable)
         self._kind = kind_of(access)
         self._producer: Producer | None = None
         self._cursor: Cursor | None = None

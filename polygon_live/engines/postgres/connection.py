@@ -89,7 +89,7 @@ class Session:
         self._dsn = dsn
         self._application = application
         self._line = _Line()
-        self._one_thread = InThread()
+        self._one_thread = InThread(StoreUnavailable)
         self.backend: Backend | None = None
         """The server's process of the connection. None where the server does not tell."""
         self.ended = 0
