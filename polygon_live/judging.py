@@ -1,5 +1,6 @@
 """What a store lacks of a block, or has twice, and nobody has told yet."""
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
@@ -67,15 +68,19 @@ class Judge:
     async def _ticks(self, missing: Sequence[Run]) -> Mapping[int, Tick]:
         """Those of these numbers that the journal still has."""
         found: dict[int, Tick] = {}
-        for first, last in missing:
-            position = first - 1
-            while position < last and len(found) < MOST_TICKS:
-                portion = await self._keeper.read(position, PORTION)
-                if portion is None:
-                    break
-                position = portion.last
-                ticks = portion.batch.ticks if portion.batch else ()
-                found.update((tick.seq, tick) for tick in ticks if first <= tick.seq <= last)
+        left, position = deque(missing), 0
+        while left and len(found) < MOST_TICKS:
+            portion = await self._keeper.read(max(position, left[0][0] - 1), PORTION)
+            if portion is None:
+                break
+            position = portion.last
+            for tick in portion.batch.ticks if portion.batch else ():
+                while left and left[0][1] < tick.seq:
+                    left.popleft()
+                if left and left[0][0] <= tick.seq:
+                    found[tick.seq] = tick
+            while left and left[0][1] <= position:
+                left.popleft()
         return found
 
 

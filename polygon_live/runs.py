@@ -23,11 +23,21 @@ def united(runs: Iterable[Run]) -> list[Run]:
 
 
 def without(runs: Sequence[Run], taken: Iterable[Run]) -> list[Run]:
-    """What is left of ``runs``."""
-    left = list(runs)
-    for begin, end in taken:
-        parts = [part for first, last in left for part in ((first, min(last, begin - 1)), (max(first, end + 1), last))]
-        left = united(part for part in parts if part[0] <= part[1])
+    """What is left of ``runs``, which are in order and apart; ``taken`` need not be."""
+    left: list[Run] = []
+    away, at = united(taken), 0
+    for start, last in runs:
+        first = start
+        while at < len(away) and away[at][0] <= last:
+            begin, end = away[at]
+            if first < begin:
+                left.append((first, begin - 1))
+            first = max(first, end + 1)
+            if end > last:
+                break  # it may take of the next one, too
+            at += 1
+        if first <= last:
+            left.append((first, last))
     return left
 
 

@@ -1,11 +1,20 @@
 """What is said of the comparison: never more than was compared, and always with the numbers."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
 
+from polygon_live.blocks import Block
 from polygon_live.compared import UNVERIFIED, StoreCompared, compared
+from polygon_live.holdings import Held
+from polygon_live.judging import Judge
+from polygon_live.keeper import Keeper
+from polygon_live.runs import Run, without
+from tests import journaling
+from tests.pipelines import Directly
 from tests.test_status import DIFFERENCE
 
 MORNING = 1_700_035_455_000
@@ -81,3 +90,61 @@ def test_what_mends_which_difference() -> None:
     assert "seq between 101 and 10100" in doubled.mend
     both = attrs.evolve(DIFFERENCE, doubled=2).in_words("c")
     assert both.sentence.startswith("timescale lacks 3 and has 2 too many of 10000")
+
+
+@attrs.frozen
+class Holds:
+    """A store that has these numbers, and of what is older than ``keeps_ms`` says nothing."""
+
+    runs: Sequence[Run]
+    keeps_ms: int | None
+    sampling = None
+
+    async def equal(self, blocks: Sequence[Block]) -> Sequence[bool | None]:
+        return [False for _ in blocks]
+
+    async def look(self, block: Block) -> Held:
+        del block
+        return Held(self.runs, 0)
+
+    def forget(self) -> None:
+        pass
+
+
+class Counting(Directly):
+    """``asked``: how many pieces of work there were."""
+
+    asked = 0
+
+    async def __call__(self, work: Any, /) -> Any:
+        self.asked += 1
+        return await super().__call__(work)
+
+
+@pytest.mark.parametrize(
+    ("missing", "keeps_ms", "lacking", "reads"),
+    [
+        ([(n, n) for n in range(2, 3000, 2)], None, 1499, 3),
+        ([(1, 3000)], None, 3000, 3),
+        ([(5, 5), (2900, 2910)], None, 12, 2),
+        ([(1000, 1001), (1500, 1500), (2000, 2001)], None, 5, 2),
+        ([(n, n) for n in range(2, 3000, 2)], 2000, 1000, 3),  # a tick's time is its number
+        ([(3000, 3100)], None, 101, 2),  # of which the journal has the first alone
+    ],
+)
+async def test_what_is_missing_is_looked_up_in_one_pass(
+    tmp_path: Path, missing: Sequence[Run], keeps_ms: int | None, lacking: int, reads: int
+) -> None:
+    block = Block(1, 3100, 1, 3100, (1, 3100), None)
+    with journaling.journal(tmp_path / "journal") as journal:
+        journaling.grow(journal, 30, 100)
+        call = Counting()
+        keeper = Keeper(journal, call, sync_seconds=1.0, wall_ms=lambda: 3000, cursors=dict, remembered=dict)
+        judge = Judge(keeper, "polygon-live-1", lambda: 3000)
+        found = await judge.judge("timescale", Holds(without([(block.first, block.last)], missing), keeps_ms), block)
+    assert found is not None
+    assert (found.missing, found.symbols) == (lacking, ("EURUSD",))
+    in_journal = without(missing, [(3001, 3100)])
+    oldest = 3000 - keeps_ms if keeps_ms else 0
+    assert (found.from_ms, found.to_ms) == (max(in_journal[0][0], oldest), in_journal[-1][1] + 1)
+    assert call.asked == reads + 1, "and once for what is told of elsewhere"

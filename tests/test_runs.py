@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from typing import ClassVar
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,6 +29,36 @@ def test_union_and_difference(one: list[Run], other: list[Run]) -> None:
     assert in_order(both)
     assert in_order(left)
     assert size(both) == len(numbers(both))
+
+
+class Counted(int):
+    """A number that counts how often it was compared."""
+
+    times: ClassVar[int] = 0
+
+    def __lt__(self, other: int) -> bool:
+        Counted.times += 1
+        return int(self) < int(other)
+
+    def __le__(self, other: int) -> bool:
+        return not other < self
+
+    def __gt__(self, other: int) -> bool:
+        Counted.times += 1
+        return int(self) > int(other)
+
+    def __ge__(self, other: int) -> bool:
+        return not other > self
+
+
+def test_what_is_left_of_twice_as_many_costs_twice_as_much() -> None:
+    costs = []
+    for many in (200, 400):
+        Counted.times = 0
+        runs = [(Counted(10 * n), Counted(10 * n + 6)) for n in range(many)]
+        assert len(without(runs, [(Counted(10 * n + 3), Counted(10 * n + 4)) for n in range(many)])) == 2 * many
+        costs.append(Counted.times)
+    assert costs[1] < 3 * costs[0]
 
 
 @given(NUMBERS)
