@@ -9,6 +9,7 @@ Rules of this file's state:
   caught up from the journal.
 - Whatever waited while the last batch was written, and until the store's pause is over, is the next batch: small and
   immediate at low load, large at high.
+- What the store was not done with in time, for it may take long over each tick, is halved before it is tried again.
 - A tick that the store refuses for its content is found by halving, set aside with the engine's own message, and the
   rest of its batch goes on, in order. A store that refuses one tick after the other and takes none is rather wrong
   itself: it is given time between so and so many, and called down.
@@ -19,20 +20,29 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from operator import attrgetter
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 import trio
 
 from polygon_live.backlog import MOST_TICKS, Backlog
 from polygon_live.backoff import backoff
-from polygon_live.errors import JournalError, RowsRefused, StoreContested, StoreError, StoreMisconfigured
+from polygon_live.errors import (
+    JournalError,
+    RowsRefused,
+    StoreContested,
+    StoreError,
+    StoreMisconfigured,
+    StoreUnavailable,
+)
 from polygon_live.histogram import BATCH_TICKS, DELAY_SECONDS, Histogram
 from polygon_live.journal import Hole, Portion
 from polygon_live.model import Batch, Reject, evidence
 from polygon_live.runs import Answered
 from polygon_live.sink import Opened, Sink
 from polygon_live.status import SinkSnapshot
+from polygon_live.stride import Stride
+from polygon_live.telling import Books
 
 ENOUGH_TICKS: Final = MOST_TICKS // 2
 """In a batch, for it to be written without a pause."""
@@ -48,27 +58,6 @@ IDLE_SECONDS: Final = 10.0
 """Without a tick for so long, the store is asked for a sign of life, and given one."""
 
 log = structlog.get_logger()
-
-
-class Books(Protocol):
-    """Where a pump tells what does not go the usual way. The pipeline's."""
-
-    async def opened(self, sink: Sink, opened: Opened, *, behind: bool) -> None:
-        """The store was opened, for the first time or again. ``behind``: its cursor has gone back."""
-
-    async def lost(self, store: str, holes: Sequence[Hole]) -> None:
-        """Accepted once, and not to be had for this store any more."""
-
-    async def set_aside(self, reject: Reject, payload: bytes) -> None:
-        """A tick that the store refuses: kept before the cursor passes it."""
-
-    def set_aside_ever(self, store: str) -> int:
-        """How many ticks of this store were kept so, in all runs."""
-
-    def pending(self, after: int) -> tuple[int, float | None]:
-        """How many ticks the journal holds behind this ``seq``, and in how many seconds, at the present rate, the
-        first of them would have to make room; None: not in sight.
-        """
 
 
 class Pump:
@@ -101,6 +90,7 @@ class Pump:
         """When it was asked for a sign of life that has not come yet: ticks may wait in the queue, and nobody looks."""
         self._began, self._took = -math.inf, 0.0
         """When the last batch was begun to be written, and how long that lasted."""
+        self._stride = Stride(MOST_TICKS)
         self._say_again = 0.0
         self._said_away = True
         """The log's last word about this store is that it is away (as it is at the start)."""
@@ -252,7 +242,7 @@ class Pump:
         parts = [batch]
         while parts:
             part = parts.pop()
-            if len(part) > MOST_TICKS:  # one huge message, or what came back after a power cut
+            if len(part) > self._stride.most:  # one huge message, what came back after a power cut, or too slow
                 parts += part.halves()[::-1]
                 continue
             try:
@@ -262,7 +252,11 @@ class Pump:
                     parts += reversed(part.halves())
                 else:
                     await self._refused(part, why)
+            except StoreUnavailable:
+                self._stride.failed(len(part))
+                raise
             else:
+                self._stride.done(len(part))
                 self._cursor = self._stored = part.last
                 self._new = False
                 self.answered.add(part.first, part.last)

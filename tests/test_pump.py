@@ -25,6 +25,7 @@ from polygon_live.pump import (
     Pump,
 )
 from polygon_live.sink import Opened, StoreFacts, Written
+from polygon_live.stride import LEAST_TICKS
 from tests.pumping import Desk, pump_on
 
 START_MS = 1_700_000_000_000
@@ -336,6 +337,59 @@ async def test_a_store_that_connects_and_takes_nothing_does_not_fill_the_log(
         "store not available, trying again",
         "connected to the store",
     ]
+
+
+@attrs.define
+class Tedious(ScriptedSink):
+    """Takes so long over each tick, and has ten seconds for all. ``stubborn``: it goes on when they are over."""
+
+    seconds_each: float = 0.005
+    stubborn: bool = False
+    tried: list[int] = attrs.Factory(list)
+
+    async def write(self, part: Batch) -> Written:
+        self.tried.append(len(part))
+        await trio.sleep(min(10, self.seconds_each * len(part)))
+        if (late := self.seconds_each * len(part) > 10) and not self.stubborn:
+            raise StoreUnavailable("took more than 10 s")
+        written = await super().write(part)
+        if late:
+            raise StoreUnavailable("took more than 10 s, and did it")
+        return written
+
+
+@pytest.mark.parametrize("stubborn", [False, True])
+async def test_a_store_that_takes_long_over_each_tick_is_handed_fewer_until_it_answers_in_time(
+    stubborn: bool, bench: Make, autojump_clock: MockClock
+) -> None:
+    sink = Tedious(stubborn=stubborn)
+    b = bench(10 * MOST_TICKS, sink=sink)
+    b.accept(*range(1, MOST_TICKS + 1))
+    with trio.fail_after(200):
+        await b.run_to_the_end()
+    assert b.sink.stored == [*range(1, MOST_TICKS + 1)]
+    assert (b.pump.snapshot().delivered, b.pump.snapshot().set_aside) == (MOST_TICKS, 0)
+    if not stubborn:
+        assert sink.tried == [5000, 2500, 1250, 1250, 2500, 1250, 1250]
+
+
+async def test_a_store_that_was_slow_is_handed_as_many_as_ever_once_it_is_not(
+    bench: Make, autojump_clock: MockClock
+) -> None:
+    sink = Tedious(seconds_each=0.15)
+    b = bench(20 * MOST_TICKS, sink=sink)
+    b.accept(*range(1, MOST_TICKS + 1))
+    async with trio.open_nursery() as nursery:
+        with running(nursery, b.pump):
+            await trio.sleep(200)
+            assert sink.stored
+            assert LEAST_TICKS // 2 < min(sink.tried) < LEAST_TICKS
+            sink.seconds_each = 0
+            for first in range(MOST_TICKS + 1, 6 * MOST_TICKS + 1, MOST_TICKS):
+                b.accept(*range(first, first + MOST_TICKS))
+            await trio.sleep(20)
+    assert sink.stored == [*range(1, 6 * MOST_TICKS + 1)]
+    assert sink.sizes[-1] == MOST_TICKS
 
 
 async def test_a_poison_tick_is_set_aside_and_its_neighbours_go_on_in_order(
