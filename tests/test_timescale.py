@@ -222,6 +222,15 @@ async def test_older_ticks_than_the_table_keeps_are_passed_over(database: str) -
     assert seqs_in(database) == [2, 3]
 
 
+async def test_a_clock_set_forward_passes_nothing_over(database: str) -> None:
+    """What is too old is so by the database's clock, too: what waited while it was away is not lost to the table."""
+    days, now = 4 * 24 * HOUR_MS, wall_ms()
+    async with opened(database, lambda: now + days) as sink:
+        waited, old = a_tick(2, now - HOUR_MS // 2), a_tick(1, now - KEPT_MS - days)
+        assert await sink.write(as_batch([old, waited, a_tick(3, now + days)])) == Written(2, expired=1)
+    assert seqs_in(database) == [2, 3]
+
+
 async def test_an_hour_without_partition_gets_one_and_the_tick_is_delivered(database: str) -> None:
     async with opened(database) as sink:
         do(database, "drop table market_ticks_20231114_22, market_ticks_20231114_20")

@@ -209,7 +209,7 @@ async def test_what_was_refused_or_is_too_old_is_no_difference(rig: Rig) -> None
         await rig.verified()
         rig.do("alter table market_ticks add constraint odd check (symbol <> 'XAUUSD') not valid")
         now = rig.now_ms()
-        await rig.accept([now, now - 100 * HOUR_MS, now, now - 80 * HOUR_MS, now, now])
+        await rig.accept([now, now - 500 * HOUR_MS, now, now - 480 * HOUR_MS, now, now])
         await rig.verified()
         table = pipeline.pumps[0].snapshot()
         assert table.set_aside == 1

@@ -13,6 +13,7 @@ from polygon_live.engines.postgres.copying import copy_in
 from polygon_live.engines.postgres.cursors import Cursor
 from polygon_live.engines.postgres.schema import Layout, instant
 from polygon_live.engines.postgres.storage import KEPT
+from polygon_live.engines.postgres.upkeep import edge_of
 from polygon_live.errors import StoreMisconfigured, StoreUnavailable
 from polygon_live.model import Tick, encode
 from polygon_live.sink import MOST_HELD, Written
@@ -48,8 +49,7 @@ class TickTable:
         last = ticks[-1].seq
         held: frozenset[int] = frozenset()
         for _ in range(_TRIES):
-            edge_ms = now_ms() - _KEPT_MS
-            kept = [tick for tick in ticks if tick.timestamp_ms >= edge_ms]
+            kept = _kept(connection, ticks, now_ms())
             missing = [tick for tick in kept if tick.seq not in held] if held else kept
             try:
                 with connection.transaction():
@@ -116,3 +116,14 @@ class TickTable:
         if len(rows) > MOST_HELD:
             raise StoreUnavailable(f"the table holds more beyond seq {after} than can be copied back")
         return [encode(Tick(*[*row[:6], row[5], *row[6:]])) for row in rows]
+
+
+def _kept(connection: Connection, ticks: Sequence[Tick], now_ms: int) -> Sequence[Tick]:
+    """Without those that are older than what the table keeps: by our clock, and by the database's, which is asked only
+    where one is so by ours. A clock that was set forward must not cost what waited.
+    """
+    edge_ms = now_ms - _KEPT_MS
+    if all(tick.timestamp_ms >= edge_ms for tick in ticks):
+        return ticks
+    edge, _ = edge_of(connection, instant(now_ms))
+    return [tick for tick in ticks if instant(tick.timestamp_ms) >= edge]
