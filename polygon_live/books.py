@@ -37,6 +37,9 @@ class PumpBooks:
         """A store's word about its cursor. Numbers must be above it, whoever wrote it."""
         del behind
         cursor = opened.cursor or 0
+        if not opened.certain:
+            message = "the store has no cursor, and others' ticks hide its end: what is remembered of it holds"
+            log.warning(message, store=sink.name, has_at_least=cursor)
         async with self._numbering:  # not between a reservation and the numbers that it is for
             numbered = self._validator.last_seq
             # A dead one may have used numbers that this store had not got yet.

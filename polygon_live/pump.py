@@ -187,7 +187,7 @@ class Pump:
         if not self.sink.keeps_cursor:
             await self._books.opened(self.sink, opened, behind=False)
             return
-        found = opened.cursor if opened.cursor is not None else self._stored if self._new else 0
+        found = opened.after(self._stored, new=self._new)
         behind = found < self._stored
         await self._books.opened(self.sink, opened, behind=behind and not self._new)
         if self._in_hand and found > self._cursor:  # it had been written, and the answer was lost

@@ -38,6 +38,17 @@ class Opened:
     """The last ``seq`` that it holds; None: it has none, and nothing of this collector, or keeps no cursors."""
     took_over: str | None = None
     """Whose cursor, of another journal, was dead and is ours now, in words."""
+    certain: bool = True
+    """False: its cursor was lost, and what was found instead is the least; it may hold more."""
+
+    def after(self, remembered: int, *, new: bool) -> int:
+        """Where to go on. ``remembered`` is its cursor as the collector knows it, or, if the store is ``new``, where
+        the journal begins.
+        """
+        if new:
+            return remembered if self.cursor is None else self.cursor
+        held = self.cursor or 0
+        return held if self.certain else max(held, remembered)
 
 
 @attrs.frozen

@@ -172,6 +172,45 @@ async def test_without_a_cursor_the_newest_record_of_this_collector_says_how_far
         )
 
 
+async def test_a_cursor_behind_too_much_of_others_is_not_certain_until_the_next_batch(
+    address: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "LOOK_BACK", (10, 100))
+    await in_thread(lambda: make_topic(address, name, partitions=1))
+    sink, other = sink_of(address, name), Impatient(access(address), Identity(f"{name}-b", "b", "b"), topic=name)
+    async with opened(sink), opened(other):
+        await sink.write(batch(1, 250))
+        await other.write(batch(1, 200))
+        await in_thread(lambda: forget_cursor(address, name))
+        assert await sink.open() == Opened(None, certain=False)
+        await sink.check()
+        mark = {"journal": "journal-1", "host": "host-1", "beat": 1, "certain": False}
+        assert await in_thread(lambda: committed(address, name)) == (0, mark)
+        assert await sink.open() == Opened(None, certain=False)
+        await sink.write(batch(251, 5))
+        assert await sink.open() == Opened(255)
+
+
+async def test_a_cursor_found_in_some_partitions_is_not_certain(
+    address: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others may hold something newer."""
+    monkeypatch.setattr(reading, "LOOK_BACK", (10, 100))
+    await in_thread(lambda: make_topic(address, name, partitions=2))
+    sink, other = sink_of(address, name), Impatient(access(address), Identity(f"{name}-b", "b", "b"), topic=name)
+    async with opened(sink), opened(other):
+        await sink.write(batch(1, 250))
+        await in_thread(lambda: forget_cursor(address, name))
+        assert await sink.open() == Opened(250)
+        over_the_newest = batch(1, 1000).ticks[4::5]
+        await other.write(Batch(0, over_the_newest, [encode(t) for t in over_the_newest]))
+        await in_thread(lambda: forget_cursor(address, name))
+        partly = await sink.open()
+        assert partly.cursor is not None
+        assert 240 < partly.cursor < 250
+        assert not partly.certain
+
+
 async def test_a_cursor_set_back_by_hand_is_believed(address: str, name: str) -> None:
     sink = sink_of(address, name)
     async with opened(sink):
@@ -282,8 +321,8 @@ async def test_a_claim_whose_answer_was_lost_is_told_all_the_same(
         await trio.sleep(2 * Impatient.WATCH_SECONDS)
         claim = two._client._claim
 
-        def answer_lost(*given: Any) -> None:
-            claim(*given)
+        def answer_lost(*given: Any, **named: Any) -> None:
+            claim(*given, **named)
             raise StoreUnavailable("the answer was lost")
 
         with monkeypatch.context() as patch:

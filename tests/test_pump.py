@@ -53,6 +53,7 @@ class ScriptedSink:
     writes: list[Callable[["ScriptedSink", Batch], None] | None] = attrs.Factory(list)
     stored: list[int] = attrs.Factory(list)
     cursor: int | None = None
+    certain: bool = True
     sizes: list[int] = attrs.Factory(list)
     checks: list[Exception | None] = attrs.Factory(list)
     checked: list[float] = attrs.Factory(list)
@@ -67,7 +68,7 @@ class ScriptedSink:
         self.opened += 1
         if self.opens and (error := self.opens.pop(0)) is not None:
             raise error
-        return Opened(self.cursor if self.keeps_cursor else None)
+        return Opened(self.cursor if self.keeps_cursor else None, certain=self.certain)
 
     async def write(self, part: Batch) -> Written:
         await trio.lowlevel.checkpoint()
@@ -851,6 +852,22 @@ async def test_what_is_in_memory_is_no_hole_though_the_journal_goes_on_behind_it
             await trio.testing.wait_all_tasks_blocked()
     assert b.sink.stored == [1, 2, 3, 7, 8, 9]
     assert [(hole.first, hole.last) for hole in b.desk.holes] == [(4, 6)]
+
+
+@pytest.mark.parametrize(
+    ("found", "remembered", "sent"),
+    [(None, 3, [4, 5]), (2, 3, [4, 5]), (4, 3, [5]), (None, None, [1, 2, 3, 4, 5]), (2, None, [3, 4, 5])],
+)
+async def test_a_store_that_may_hold_more_than_was_found_gets_nothing_that_is_remembered_to_be_there(
+    found: int | None, remembered: int | None, sent: list[int], bench: Make, autojump_clock: MockClock
+) -> None:
+    bench().accept(1, 2, 3, 4, 5)
+    sink = ScriptedSink(cursor=found, certain=False, writes=[lost])
+    b = bench(sink=sink, cursor=remembered)
+    await b.run_to_the_end()
+    assert sink.stored == sent
+    assert b.pump.remembered == 5
+    assert (b.desk.holes, b.pump.snapshot().fell_behind) == ([], 0)
 
 
 async def test_a_store_that_is_new_is_so_until_it_has_taken_something(

@@ -105,11 +105,16 @@ class KafkaClient:
         found = await self._run(self._begin, seconds=self._open_seconds, doing="opening")
         if took_over is None:
             self._watch.look(found, trio.current_time())  # somebody may have come meanwhile
-        seq = found.seq if found else await self._run(self._search, seconds=SEARCH_SECONDS, doing="reading back")
+        if found is None:
+            seq, certain = await self._run(self._search, seconds=SEARCH_SECONDS, doing="reading back")
+        else:
+            seq, certain = found.seq, found.certain
         self._heir_of = took_over or self._heir_of
-        await self._run(lambda: self._claim(seq, found), seconds=self._append_seconds, doing="writing the cursor")
+        await self._run(
+            lambda: self._claim(seq, found, certain=certain), seconds=self._append_seconds, doing="writing the cursor"
+        )
         took_over, self._heir_of = self._heir_of, None
-        return Opened(seq or None, took_over)
+        return Opened(seq or None, took_over, certain=certain)
 
     async def append(self, batch: Batch) -> None:
         """All of them, in order, and the cursor to the last of them. Raises StoreUnavailable, StoreMisconfigured,
@@ -184,14 +189,14 @@ class KafkaClient:
             ) from None
         return producer
 
-    def _search(self) -> int:
+    def _search(self) -> tuple[int, bool]:
         with administration(self._access, name=self._name) as admin, committed(self._access, name=self._name) as reader:
-            ours = newest_of(admin, reader, self._topic, self._identity.collector, beyond=None, patience=BACK_SECONDS)
-        return ours[-1][0] if ours else 0
+            newest = newest_of(admin, reader, self._topic, self._identity.collector, beyond=None, patience=BACK_SECONDS)
+        return newest.records[-1][0] if newest.records else 0, newest.certain
 
-    def _claim(self, seq: int, found: Cursor | None) -> None:
+    def _claim(self, seq: int, found: Cursor | None, *, certain: bool) -> None:
         self._beat = found.holder.beat + 1 if found and found.holder else 0
-        self._transact(None, seq)
+        self._transact(None, seq, certain=certain)
 
     def _append(self, batch: Batch) -> None:
         key = max(len(tick.symbol) for tick in batch.ticks)
@@ -208,18 +213,18 @@ class KafkaClient:
         self._see_to_the_topic()
         cursor = self._as_we_left_it(stable=True)
         self._beat += 1
-        self._transact(None, cursor.seq)
+        self._transact(None, cursor.seq, certain=cursor.certain)
 
     def _held_after(self, seq: int) -> list[bytes]:
         last = self._cursor.seq if self._cursor else 0
         with administration(self._access, name=self._name) as admin, committed(self._access, name=self._name) as reader:
-            ours = newest_of(admin, reader, self._topic, self._identity.collector, beyond=seq, patience=BACK_SECONDS)
-        return [value for number, value in ours if number <= last]
+            newest = newest_of(admin, reader, self._topic, self._identity.collector, beyond=seq, patience=BACK_SECONDS)
+        return [value for number, value in newest.records if number <= last]
 
-    def _transact(self, batch: Batch | None, seq: int) -> None:
+    def _transact(self, batch: Batch | None, seq: int, *, certain: bool = True) -> None:
         deadline = time.monotonic() + self._append_seconds
         producer = self._producer or self._start_anew(deadline)
-        cursor = Cursor(seq, Holder(self._identity.journal, self._identity.host, self._beat))
+        cursor = Cursor(seq, Holder(self._identity.journal, self._identity.host, self._beat, certain))
         try:
             self._send(producer, batch, deadline)
             producer.commit(cursor, deadline - time.monotonic())

@@ -3,7 +3,8 @@ ever joins.
 
 Its offset is the last ``seq``, its metadata says who wrote it. The offset 0 stands for a collector that has written
 nothing yet: it has a heartbeat, too. Kafka forgets the offsets of such a group when nothing was committed for
-``offsets.retention.minutes`` (a week).
+``offsets.retention.minutes`` (a week). What is found at the archive's end instead is not ``certain`` where others have
+written too much since; it is so until the next batch.
 """
 
 import time
@@ -30,12 +31,14 @@ def name_of(collector: str) -> str:
     return f"polygon-live.{collector}"
 
 
-class Holder(msgspec.Struct, frozen=True):
+class Holder(msgspec.Struct, frozen=True, omit_defaults=True):
     """Whose cursor it is; ``beat`` rises with each heartbeat."""
 
     journal: str
     host: str
     beat: int
+    certain: bool = True
+    """False: the archive may hold more than the cursor says."""
 
 
 @attrs.frozen
@@ -45,6 +48,11 @@ class Cursor:
     seq: int
     holder: Holder | None
     """None: set by hand."""
+
+    @property
+    def certain(self) -> bool:
+        """What is set by hand holds."""
+        return self.holder is None or self.holder.certain
 
     @property
     def metadata(self) -> str:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from kafka import KafkaConsumer, TopicPartition, errors
 from kafka.admin import KafkaAdminClient, OffsetSpec
@@ -131,11 +131,20 @@ def collector_of(record: Any) -> tuple[str, int] | None:
         return None
 
 
+class Newest(NamedTuple):
+    """Of one collector's records, those at the archive's end."""
+
+    records: list[tuple[int, bytes]]
+    """``seq`` and value, in ``seq`` order."""
+    certain: bool
+    """No partition was left before its newest was found, or its beginning reached: there is none above them."""
+
+
 def newest_of(
     admin: KafkaAdminClient, consumer: KafkaConsumer, topic: str, collector: str, *, beyond: int | None, patience: float
-) -> list[tuple[int, bytes]]:
-    """This collector's records at the archive's end, ``seq`` and value: in each partition all that are there beyond the
-    given ``seq``, or at least its newest. Read back as far as ``LOOK_BACK`` says, and no farther. Blocks.
+) -> Newest:
+    """This collector's records at the archive's end: in each partition all that are there beyond the given ``seq``, or
+    at least its newest. Read back as far as ``LOOK_BACK`` says, and no farther. Blocks.
 
     A collector's records stand in ``seq`` order in each partition, so one that is not beyond ends the search.
 
@@ -158,7 +167,7 @@ def newest_of(
     every = [one for part in found.values() for one in part if beyond is None or one[0] > beyond]
     if beyond is not None and (ends or len(every) > MOST_HELD):
         raise StoreUnavailable(f"the archive holds more beyond seq {beyond} than can be copied back")
-    return sorted(every, key=lambda one: one[0])
+    return Newest(sorted(every, key=lambda one: one[0]), certain=not ends)
 
 
 def _enough(found: list[tuple[int, bytes]], beyond: int | None) -> bool:
