@@ -4,7 +4,7 @@ from collections.abc import Hashable
 
 
 class Contest:
-    """Watches one cursor of another journal. ``now`` is the time of our own loop, in seconds."""
+    """Watches another's cursor. ``now`` is the time of our own loop, in seconds."""
 
     def __init__(self, seconds: float) -> None:
         """Who has not moved for so long is dead."""

@@ -156,6 +156,7 @@ class StoreMisconfigured(StoreError):
 
 class StoreContested(StoreError):
     """The store's cursor is in the hands of another collector of this name, who may live; the message names its host.
+    He has another journal, or a copy of this one.
 
     Nothing was written. Opening again goes on watching it, and takes over when it has not moved for long enough.
     """

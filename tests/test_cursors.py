@@ -54,11 +54,12 @@ def table(database: str) -> str:
 
 @pytest.fixture
 def sinks() -> Iterator[Callable[..., TimescaleSink]]:
-    """Call it for a sink of the collector ``c1`` with a journal of its own, on a host of its own."""
+    """Call it for a sink of the collector ``c1`` with a journal and on a host of its own, unless it says otherwise."""
     made: list[TimescaleSink] = []
 
-    def one(dsn: str, n: int = 1, kind: type[TimescaleSink] = Patient) -> TimescaleSink:
-        made.append(kind(Secret(dsn), Identity("c1", f"journal-{n}", f"host-{n}"), "acme", now_ms=lambda: NOW_MS))
+    def one(dsn: str, n: int = 1, kind: type[TimescaleSink] = Patient, host: str | None = None) -> TimescaleSink:
+        identity = Identity("c1", f"journal-{n}", host or f"host-{n}")
+        made.append(kind(Secret(dsn), identity, "acme", now_ms=lambda: NOW_MS))
         return made[-1]
 
     yield one
@@ -369,9 +370,47 @@ async def test_who_was_taken_over_without_noticing_is_told_by_whom(table: str, s
         do(table, "update tick_cursors set journal_id = 'journal-2', host = 'host-2'")
         with pytest.raises(StoreContested, match=r"host-2 \(journal journal-2\), which has taken it over"):
             await asked()
-        do(table, "update tick_cursors set journal_id = 'journal-1'")
+        do(table, "update tick_cursors set journal_id = 'journal-1', host = 'host-1'")
         assert await holder.open() == Opened(1)
     assert seqs_in(table) == [1]
+
+
+async def test_a_copy_of_its_journal_on_another_host_is_another_collector(table: str, sinks: Sinks) -> None:
+    """But whoever comes first in his run: a container that was made anew has another host name."""
+    first = sinks(table, kind=Hasty)
+    await first.open()
+    await first.write(a_batch(1, 2))
+    copy = sinks(table, host="host-2")
+    assert await copy.open() == Opened(2)
+    await copy.write(a_batch(3))
+    for lives in ("is taken over when", "lives: its cursor moves", "lives: its cursor moves"):
+        with pytest.raises(StoreContested, match=rf"with a copy of this one's data folder, on host host-2 .*{lives}"):
+            await first.open()
+        await copy.check()
+    await copy.write(a_batch(4))
+    with pytest.raises(StoreContested):
+        await first.open()
+    taken = await first.open()
+    assert taken.cursor == 4
+    assert str(taken.took_over).startswith("the cursor of host host-2 (journal journal-1), not moved in")
+    await first.write(a_batch(5))
+    with pytest.raises(StoreContested, match="host-1"):
+        await copy.open()
+    assert await first.open() == Opened(5)
+    assert seqs_in(table) == [1, 2, 3, 4, 5]
+
+
+async def test_who_was_overtaken_by_a_copy_without_noticing_is_told(table: str, sinks: Sinks) -> None:
+    first, copy = sinks(table), sinks(table, host="host-2")
+    await first.open()
+    forget_backend(table)
+    await copy.open()
+    await copy.write(a_batch(1))
+    with pytest.raises(
+        StoreContested, match=r"a copy of this one's data folder, on host host-2.*which has taken it over"
+    ):
+        await first.write(a_batch(1))
+    await copy.write(a_batch(2))
 
 
 async def test_while_the_store_is_away_the_other_is_not_taken_for_dead(

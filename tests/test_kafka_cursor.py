@@ -290,6 +290,40 @@ async def test_who_lives_is_left_alone_and_who_is_dead_is_taken_over(address: st
     assert await seqs_in(address, name) == [*range(1, 111), *range(200, 220)]
 
 
+@pytest.mark.usefixtures("either")
+async def test_a_copy_of_its_journal_on_another_host_is_another_collector(address: str, name: str) -> None:
+    """But whoever comes first in his run: a container that was made anew has another host name."""
+    first, copy = sink_of(address, name), sink_of(address, name, host="host-2")
+    async with opened(first), opened_later(copy):
+        await first.write(batch(1, 10))
+        await in_thread(lambda: settle(address, name))
+        assert await copy.open() == Opened(10)
+        await copy.write(batch(11, 10))
+        await in_thread(lambda: settle(address, name))
+        with pytest.raises(
+            StoreContested, match=r"a copy of this one's journal \(journal-1, host host-2\): it is taken"
+        ):
+            await first.check()
+        for words in ("belongs to a copy of this one's journal", "with a copy of this one's data folder is alive on"):
+            with pytest.raises(StoreContested, match=f"{words}.*host-2"):
+                await first.open()
+            await copy.check()
+            await in_thread(lambda: settle(address, name))
+        await copy.write(batch(21, 10))  # nobody has fenced it
+        await in_thread(lambda: settle(address, name))
+        with pytest.raises(StoreContested):
+            await first.open()
+        await trio.sleep(Impatient.WATCH_SECONDS)
+        taken = await first.open()
+        assert taken.cursor == 30
+        assert "journal-1 on host host-2, at 30, had not moved for 1 s" in str(taken.took_over)
+        await in_thread(lambda: settle(address, name))
+        with pytest.raises(StoreContested, match="host-1"):
+            await copy.write(batch(31, 10))
+        await first.write(batch(31, 10))
+    assert await seqs_in(address, name) == list(range(1, 41))
+
+
 async def test_time_in_which_the_brokers_were_away_is_no_sign_of_death(
     address: str, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

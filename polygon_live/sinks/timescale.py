@@ -45,8 +45,8 @@ class TimescaleSink:
     """Batches take milliseconds. A server that is busy with a checkpoint on a slow disk may take seconds; one that
     takes longer than the 25 s after which it gives up by itself does not answer any more."""
     WATCH_SECONDS: ClassVar = 30.0
-    """A cursor of another journal that has not moved for so long is nobody's: its holder would have moved it at least
-    every 10 s."""
+    """A cursor of another that has not moved for so long is nobody's: its holder would have moved it at least every
+    10 s."""
 
     def __init__(self, dsn: Secret, identity: Identity, tenant: str, *, now_ms: Callable[[], int]) -> None:
         """``now_ms`` gives Unix milliseconds: ticks older than three days by it are passed over."""
@@ -57,6 +57,8 @@ class TimescaleSink:
         self._contest = Contest(self.WATCH_SECONDS)
         self._layout: Layout | None = None
         self._ready: tuple[TickTable, Cursor] | None = None
+        self._claimed = False
+        """The cursor, in this run."""
         self._heir_of: Mark | None = None
         """Whose cursor we took, or may have: the answer to the claim may be lost."""
 
@@ -97,6 +99,7 @@ class TimescaleSink:
         )
         took_over, self._heir_of = self._heir_of, None
         self._contest.lose_sight()
+        self._claimed = True
         self._layout = layout
         self._ready = table, cursor
         return Opened(cursor.seq, self._inherited(took_over) if took_over else None)
@@ -107,7 +110,7 @@ class TimescaleSink:
 
     def _dead(self, mark: Mark | None) -> Mark | None:
         """The cursor if it is another's and nobody moves it. Raises StoreContested if that is not known, or not so."""
-        if mark is None or mark.journal == self._identity.journal:
+        if mark is None or not mark.is_others(self._identity, claimed=self._claimed):
             return None
         if self._contest.is_dead((mark.journal, mark.beat), trio.current_time()):
             return mark

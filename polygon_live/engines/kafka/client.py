@@ -113,6 +113,7 @@ class KafkaClient:
         await self._run(
             lambda: self._claim(seq, found, certain=certain), seconds=self._append_seconds, doing="writing the cursor"
         )
+        self._watch.claimed = True
         took_over, self._heir_of = self._heir_of, None
         return Opened(seq or None, took_over, certain=certain)
 
@@ -262,7 +263,7 @@ class KafkaClient:
         return found
 
     def _contested(self, found: Cursor | None) -> None:
-        if found and found.holder and found.holder.journal != self._identity.journal:
+        if found and found.holder and self._watch.is_others(found.holder):
             raise self._watch.contested(found.holder)
 
     def _leave(self) -> None:

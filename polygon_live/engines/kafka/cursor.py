@@ -106,13 +106,22 @@ class Watch:
         self._seconds = seconds
         self._where = where
         self._contest = Contest(seconds)
+        self.claimed = False
+        """The cursor, in this run."""
+
+    def is_others(self, holder: Holder) -> bool:
+        """Whether he has another journal, or, since this run has claimed the cursor, a copy of ours on another host.
+        Before that the host tells nothing: a container has another name in each run.
+        """
+        ours = self._identity
+        return holder.journal != ours.journal or (self.claimed and holder.host != ours.host)
 
     def look(self, found: Cursor | None, now: float) -> str | None:
         """None: it is ours, or nobody's. Else whose it was, in words: he is dead. ``now`` in seconds.
 
         Raises StoreContested: another's, who lives or may live.
         """
-        if found is None or found.holder is None or found.holder.journal == self._identity.journal:
+        if found is None or found.holder is None or not self.is_others(found.holder):
             self.lose_sight()
             return None
         if not self._contest.is_dead(found, now):
@@ -129,14 +138,17 @@ class Watch:
     def contested(self, holder: Holder) -> StoreContested:
         """What to do about it."""
         name = f"collector {self._identity.collector} at Kafka {self._where}"
+        copy = holder.journal == self._identity.journal
         if self._contest.moved:
+            whose = " with a copy of this one's data folder" if copy else ""
             return StoreContested(
-                f"another {name} is alive on host {holder.host} (journal {holder.journal}): stop one of the two, or "
-                "give this one another POLYGON_LIVE_COLLECTOR_ID"
+                f"another {name}{whose} is alive on host {holder.host} (journal {holder.journal}): stop one of the "
+                "two, or give this one another POLYGON_LIVE_COLLECTOR_ID"
             )
+        whose = "a copy of this one's journal" if copy else "another journal"
         return StoreContested(
-            f"the cursor of {name} belongs to another journal ({holder.journal}, host {holder.host}): it is taken over "
-            f"if it does not move for {self._seconds:g} s"
+            f"the cursor of {name} belongs to {whose} ({holder.journal}, host {holder.host}): it is taken over if it "
+            f"does not move for {self._seconds:g} s"
         )
 
 

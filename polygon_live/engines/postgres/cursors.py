@@ -48,6 +48,12 @@ class Mark:
         """For people."""
         return f"host {self.host} (journal {self.journal})"
 
+    def is_others(self, identity: Identity, *, claimed: bool) -> bool:
+        """Whether it is of another journal, or, since this run has ``claimed`` it, of a copy of ours on another host.
+        Before that the host tells nothing: a container has another name in each run.
+        """
+        return self.journal != identity.journal or (claimed and self.host != identity.host)
+
 
 def look(connection: Connection, collector: str) -> Mark | None:
     """The collector's cursor; None if there is none, or not even the table."""
@@ -65,7 +71,8 @@ def look(connection: Connection, collector: str) -> Mark | None:
 
 def contested(identity: Identity, mark: Mark, what: str) -> StoreContested:
     """The error that says so; ``what`` completes the sentence."""
-    begin = f"the cursor of {identity.collector} in tick_cursors belongs to another collector of this name, on "
+    copy = " with a copy of this one's data folder" if mark.journal == identity.journal else ""
+    begin = f"the cursor of {identity.collector} in tick_cursors belongs to another collector of this name{copy}, on "
     return StoreContested(f"{begin}{mark.holder}, {what}")
 
 
@@ -80,9 +87,8 @@ def claim(
 ) -> "Cursor":
     """Enter ``backend``, our own, as the holder's, and read how far the ticks have come.
 
-    ``dead`` is the cursor of another journal that may be taken over as it is there. Where there is no cursor, it is
-    made, after the ``highest`` ``seq`` that the table holds. Where the table is not ``unchanged`` any more, it will not
-    move.
+    ``dead`` is the cursor of another that may be taken over as it is there. Where there is no cursor, it is made, after
+    the ``highest`` ``seq`` that the table holds. Where the table is not ``unchanged`` any more, it will not move.
 
     Raises StoreContested, StoreUnavailable, psycopg.Error.
     """
@@ -98,7 +104,7 @@ def claim(
         )
     else:
         seq = mark.seq
-        if mark.journal != identity.journal and mark != dead:
+        if mark != dead and (dead or mark.journal != identity.journal):
             raise contested(identity, mark, f"which lives: it has just moved; {_ADVICE}")
         done = connection.execute(
             "update tick_cursors set journal_id = %s, host = %s, backend_pid = %s, backend_start = %s, "
@@ -146,7 +152,7 @@ class Cursor:
         self._unchanged.verify(moved.pgresult)
 
     def _overtaken(self, mark: Mark | None) -> StoreContested | StoreUnavailable:
-        if mark and mark.journal != self._identity.journal:
+        if mark and mark.is_others(self._identity, claimed=True):
             return contested(self._identity, mark, f"which has taken it over; {_ADVICE}")
         found = f"at {mark.seq}" if mark else "gone"
         return StoreUnavailable(
@@ -156,7 +162,7 @@ class Cursor:
 
 
 def watched(identity: Identity, mark: Mark, *, lives: bool, seconds: float) -> StoreContested:
-    """The error of who waits whether the holder of this cursor, of another journal, is dead."""
+    """The error of who waits whether another, the holder of this cursor, is dead."""
     if lives:
         return contested(identity, mark, f"which lives: its cursor moves; {_ADVICE}")
     return contested(identity, mark, f"and is taken over when it has not moved for {seconds:g} s; {_ADVICE}")
