@@ -1,7 +1,6 @@
 """What a client may have of the status server, over plain sockets."""
 
 import math
-import re
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -105,7 +104,7 @@ async def test_what_is_no_request_for_a_page_is_refused_in_words_and_the_connect
     request_bytes: bytes, status: int, words: bytes
 ) -> None:
     async with served() as port:
-        told = re.sub(rb"^HTTP/1.1 100 .*?\r\n\r\n", b"", await said(port, request_bytes), flags=re.DOTALL)
+        told = await said(port, request_bytes)
         head, _, body = told.partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 %d " % status)
         for name, value in HEADERS.items():
@@ -272,6 +271,32 @@ async def test_who_does_not_take_a_large_answer_holds_up_nobody_and_is_cut_off(
         for stream in slow:
             with pytest.raises(trio.BrokenResourceError):
                 await until_dead(stream)
+
+
+@pytest.mark.parametrize(
+    "asks", [ALIVE.replace(b"Host", b"Expect: 100-continue\r\nHost"), b"\x00\r\n\r\n"], ids=["expects", "no HTTP"]
+)
+async def test_nobody_waits_while_one_does_not_take_what_is_no_page(
+    asks: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "ANSWER_SECONDS", math.inf)
+    sent, full, send_all = b"", trio.Event(), trio.SocketStream.send_all
+    async with served() as port, await dial(port) as slow:
+        slows = slow.socket.getsockname()
+
+        async def to_a_full_socket(stream: trio.SocketStream, data: bytes) -> None:
+            nonlocal sent
+            if stream.socket.getpeername() == slows:
+                sent += data
+                full.set()
+                await trio.sleep_forever()
+            await send_all(stream, data)
+
+        await slow.send_all(asks)
+        monkeypatch.setattr(trio.SocketStream, "send_all", to_a_full_socket)
+        await full.wait()
+        assert b"alive" in await said(port, ALIVE.replace(b"Host", b"Connection: close\r\nHost"))
+        assert not sent.startswith(b"HTTP/1.1 100 ")
 
 
 async def test_a_stop_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.trio.task_group import TaskGroup
 from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.typing import ConnectionState
+from hypercorn.typing import ConnectionState, H11SendableEvent
 
 from polygon_live.web.crowd import Crowd
 from polygon_live.web.gate import METHODS, App
@@ -149,6 +149,7 @@ class _Connection:
 
     async def _pass_on(self, data: bytes) -> None:
         """A client that does not take it in time, or is gone, loses its connection; the application hears nothing."""
+        self.turn.give()  # nobody else waits for it: what is not HTTP is answered in the turn it was read in
         async with self._sending:
             self._crowd.waits_for(self.scope, len(data))
             limit = EVENT_SECONDS if self._endless else ANSWER_SECONDS
@@ -186,3 +187,8 @@ class _Http1(H11Protocol):
         method = request.method if request.method.decode() in METHODS else b"OTHER"
         plain = h11.Request(method=method, target=request.target, headers=headers, http_version=request.http_version)
         await super()._create_stream(plain)
+
+    async def _send_h11_event(self, event: H11SendableEvent) -> None:
+        # Who asks whether a body may follow is answered at once: none may.
+        if not isinstance(event, h11.InformationalResponse):
+            await super()._send_h11_event(event)
