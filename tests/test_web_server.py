@@ -2,7 +2,7 @@
 
 import math
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import pytest
@@ -11,6 +11,7 @@ import trio.testing
 from structlog.testing import capture_logs
 
 from polygon_live.config import HttpServer
+from polygon_live.gap import Gap
 from polygon_live.page import Board
 from polygon_live.status import State
 from polygon_live.web import crowd, listen, serve_status, server, share
@@ -39,8 +40,9 @@ async def served(shown: Shown | None = None, read: Callable[[], State] | None = 
             nursery.cancel_scope.cancel()
 
 
-async def dial(port: int, room: int | None = None) -> trio.SocketStream:
+async def dial(port: int, room: int | None = None, address: str = "127.0.0.1") -> trio.SocketStream:
     sock = trio.socket.socket()
+    await sock.bind((address, 0))
     if room is not None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
     await sock.connect(("127.0.0.1", port))
@@ -246,6 +248,33 @@ async def test_who_waits_for_the_server_makes_no_room_while_there_is_one_it_wait
             await trio.testing.wait_all_tasks_blocked(0.05)
             await stack.enter_async_context(await dial(port))
             assert await until_closed(idle) == b""
+
+
+async def test_an_address_that_asks_and_comes_again_takes_no_connection_from_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Slow(Shown):
+        async def gaps(self, most: int) -> Sequence[Gap]:
+            await goes_on.wait()
+            return ()
+
+    goes_on = trio.Event()
+    monkeypatch.setattr(crowd, "MOST_CONNECTIONS", 4)
+    async with served(Slow()) as port, AsyncExitStack() as stack:
+
+        async def asking(address: str) -> trio.SocketStream:
+            stream = await stack.enter_async_context(await dial(port, address=address))
+            await stream.send_all(ALIVE.replace(b"/health/live", b"/gaps"))
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            return stream
+
+        probe = await asking("127.0.0.1")
+        many = [await asking("127.0.0.2") for _ in range(8)]
+        for who in many[:5]:
+            assert await until_closed(who) == b""
+        goes_on.set()
+        for who in (probe, *many[5:]):
+            await until(who, b'"gaps"')
 
 
 async def test_a_flood_of_connections_keeps_nobody_from_being_heard() -> None:

@@ -64,7 +64,7 @@ class Server:
 
     async def _serve(self, stream: trio.SocketStream) -> None:
         connection = _Connection(stream, self)
-        self.crowd.comes(connection.scope)
+        self.crowd.comes(connection.scope, _address(stream))
         try:
             await connection.run()
         except Exception:
@@ -173,6 +173,14 @@ class _Connection:
             for _ in range(MOST_UNREAD):
                 if not await self._stream.receive_some(PIECE_BYTES):
                     break
+
+
+def _address(stream: trio.SocketStream) -> str:
+    """Of the machine at the other end; who is gone already has none."""
+    try:
+        return str(stream.socket.getpeername()[0])
+    except OSError:
+        return ""
 
 
 class _Http1(H11Protocol):
