@@ -14,7 +14,9 @@ import pytest
 import trio
 
 from polygon_live import wire
+from polygon_live.commands.demo import _running
 from polygon_live.dial import dial_websocket
+from polygon_live.embedded import Nats, ServerFailed
 from polygon_live.model import FOURTEEN_SYMBOLS, pair_of
 from tests import reading
 from tests.collecting import Running, collector
@@ -156,6 +158,35 @@ async def test_a_demo_ended_while_it_starts_leaves_nothing_running(env: dict[str
         running.signal(signal.SIGINT)
         assert await running.ended() == 0
         assert "Traceback" not in running.said
+
+
+async def test_no_further_signal_keeps_the_demo_from_ending_its_servers(env: dict[str, str], tmp_path: Path) -> None:
+    async with collector(env, tmp_path / "log", "demo") as running:
+        await until((tmp_path / "data" / "demo" / "postgres" / "server.pid").exists)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):  # making the database takes longer
+            running.signal(number)
+            await trio.sleep(0.1)  # or they would be one
+        assert await running.ended() == 0
+        assert "Traceback" not in running.said
+
+
+async def test_a_server_that_can_not_be_ended_does_not_keep_the_others_running(tmp_path: Path) -> None:
+    class Reluctant(Nats):
+        def stop(self) -> None:
+            super().stop()
+            if self.port in begun:
+                raise ServerFailed("it can't be ended")
+
+    async def run() -> None:
+        async with _running(first, second):
+            begun.append(first.port)
+            assert second.running
+
+    begun: list[int] = []
+    first, second = Reluctant(tmp_path / "first"), Nats(tmp_path / "second")
+    with pytest.raises(ServerFailed, match="it can't be ended"):
+        await run()
+    assert not second.running
 
 
 async def test_a_closed_terminal_ends_the_demo_in_order(env: dict[str, str], tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from polygon_live import logs
 from polygon_live.calendar import all_of_it, always_open
 from polygon_live.commands.number import Number
 from polygon_live.commands.progress import Progress
-from polygon_live.commands.signals import ended_by_signal
+from polygon_live.commands.signals import ended_by_signal, not_cut_by_signal
 from polygon_live.config import PREFIX, NatsAccess, Secret, Settings, data_dir_from, settings_from
 from polygon_live.daemon import Collector, steered, wall_ms
 from polygon_live.embedded import Broker, EmbeddedServer, Nats, Postgres, sole_owner
@@ -78,6 +78,7 @@ async def _demo(ticks_per_second: float) -> None:
             return dict(zip(OURS, addresses, strict=True))
 
         async with (
+            not_cut_by_signal(),
             ended_by_signal(),
             standin.listening() as ws_url,
             rest.listening() as rest_url,
@@ -170,9 +171,10 @@ async def _running(*servers: EmbeddedServer) -> AsyncIterator[None]:
         yield
     finally:
         with trio.CancelScope(shield=True), Progress() as progress:
-            for server in servers:
-                progress.wait(f"ending {server.name}")
-                await trio.to_thread.run_sync(server.stop)
+            async with AsyncExitStack() as ends:  # the others too where one fails
+                for server in reversed(servers):
+                    ends.push_async_callback(trio.to_thread.run_sync, server.stop)
+                    ends.callback(progress.wait, f"ending {server.name}")
 
 
 async def _start(servers: Sequence[EmbeddedServer], progress: Progress) -> None:
