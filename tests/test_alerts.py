@@ -106,6 +106,10 @@ QUIET: Final[Mapping[str, Mapping[str, str]]] = {
         "clock_skew_seconds": "30x240",
         "feed_symbols_silent": "14x240",
     },
+    "the market opens slowly": {
+        "market_open": "0x236 1x4",
+        "last_tick_received_timestamp_seconds": LONG_AGO,
+    },
     "there is no Hub": {"hub_failures_total": "0x240", "hub_answered_timestamp_seconds": "_x240"},
     "a full journal that nobody needs": {'sink_until_loss_seconds{sink="kafka"}': "1000x240"},
     "a violation of long ago": {'rate_limit_violations_total{endpoint="x"}': "_x100 1x140"},
