@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -113,11 +113,17 @@ QUIET: Final[Mapping[str, Mapping[str, str]]] = {
     "there is no Hub": {"hub_failures_total": "0x240", "hub_answered_timestamp_seconds": "_x240"},
     "a full journal that nobody needs": {'sink_until_loss_seconds{sink="kafka"}': "1000x240"},
     "a violation of long ago": {'rate_limit_violations_total{endpoint="x"}': "_x100 1x140"},
+    "ticks that were lost before a start of long ago": {'sink_ticks_lost_total{sink="kafka"}': "_x100 7x140"},
     "a gap of a moment ago": {"gaps_unsettled_timestamp_seconds": NOW},
 }
 
 
-NEVER_ANSWERED: Final = {"hub_answered_timestamp_seconds": "_x240"}
+FOUND_AT_A_START: Final = "0x150 _x77 5x12"
+FURTHER_FAULTS: Final[Sequence[tuple[str, Mapping[str, str]]]] = (
+    ("PolygonLiveHubAway", {"hub_answered_timestamp_seconds": "_x240"}),
+    ("PolygonLiveTicksLost", {'sink_ticks_lost_total{sink="kafka"}': FOUND_AT_A_START}),
+    ("PolygonLiveTicksSetAside", {'sink_ticks_set_aside_total{sink="kafka"}': FOUND_AT_A_START}),
+)
 
 
 def scenario(name: str, series: Mapping[str, str], expression: str, count: int | None) -> Mapping[str, Any]:
@@ -143,8 +149,7 @@ def test_prometheus_itself_reads_the_rules() -> None:
 
 def test_each_alert_fires_on_its_fault_and_none_without(tmp_path: Path) -> None:
     assert set(FAULTS) == set(RULES)
-    faults = [fires(alert, series) for alert, series in FAULTS.items()]
-    faults.append(fires("PolygonLiveHubAway", NEVER_ANSWERED))
+    faults = [fires(alert, series) for alert, series in (*FAULTS.items(), *FURTHER_FAULTS)]
     quiet = [scenario(name, series, 'alertstate="firing"', None) for name, series in QUIET.items()]
     file = tmp_path / "rules.yaml"
     rules = {"rule_files": [str(OPS / "alerts.yaml")], "evaluation_interval": "1m", "tests": [*faults, *quiet]}
