@@ -239,7 +239,7 @@ class GapsSnapshot:
     counts: Mapping[str, Mapping[str, int]]
     """Of its entries, by cause and then by state."""
     unsettled_since_ms: int | None = None
-    """When the oldest of those that are neither filled nor given up was entered; None: there is none."""
+    """Since when the oldest that is neither filled nor given up could be; None: there is none that has ended."""
 
 
 @attrs.frozen

@@ -113,13 +113,20 @@ def test_what_is_asked_for_is_what_comes(book: Ledger) -> None:
 
 def test_the_oldest_entry_that_is_not_settled_is_known(book: Ledger) -> None:
     assert book.unsettled_since_ms() is None
-    (first,) = book.enter([gap()], now_ms=1000)
-    (second,) = book.enter([gap("USDJPY", state="filling")], now_ms=2000)
+    (first,) = book.enter([gap(to_ms=500)], now_ms=1000)
+    (second,) = book.enter([gap("USDJPY", to_ms=500, state="filling")], now_ms=2000)
     assert book.unsettled_since_ms() == 1000
-    book.update(attrs.evolve(first, to_ms=2000, state="filled"))
+    book.update(attrs.evolve(first, state="filled"))
     assert book.unsettled_since_ms() == 2000
-    book.update(attrs.evolve(second, to_ms=2000, state="unfillable"))
+    book.update(attrs.evolve(second, state="unfillable"))
     assert book.unsettled_since_ms() is None
+
+
+def test_an_entry_that_lasts_is_not_waited_for_before_it_ends(book: Ledger) -> None:
+    (lasting,) = book.enter([gap()], now_ms=1000)
+    assert book.unsettled_since_ms() is None
+    book.update(attrs.evolve(lasting, to_ms=170_000_000))
+    assert book.unsettled_since_ms() == 170_000_000
 
 
 def test_an_entry_that_is_not_there_can_not_be_changed(book: Ledger) -> None:

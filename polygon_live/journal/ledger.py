@@ -308,9 +308,12 @@ class Ledger:
         return {(cause, state): number for cause, state, number in rows}
 
     def unsettled_since_ms(self) -> int | None:
-        """When the oldest entry was made that is neither filled nor given up."""
+        """Since when there is something to be done about the oldest entry that is neither filled nor given up: it was
+        made, and has ended. One that lasts can't be filled yet.
+        """
+        wanted = f"state IN ({_marks(UNSETTLED)}) AND to_ms IS NOT NULL"
         ((since_ms,),) = self._database.execute(
-            f"SELECT min(opened_ms) FROM gaps WHERE state IN ({_marks(UNSETTLED)})",  # noqa: S608  # question marks
+            f"SELECT min(max(opened_ms, to_ms)) FROM gaps WHERE {wanted}",  # noqa: S608  # question marks
             UNSETTLED,
         )
         return None if since_ms is None else int(since_ms)

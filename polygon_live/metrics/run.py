@@ -92,7 +92,7 @@ RUN: Final[tuple[Family, ...]] = (
     gauge("gaps_lasting", "Symbols that nobody hears at this moment.", lambda s: len(s.gaps.lasting)),
     gauge(
         "gaps_unsettled_timestamp_seconds",
-        "When the oldest entry was made that is neither filled nor given up; absent if there is none.",
+        "When the oldest entry that is neither filled nor given up had ended and was made; absent if there is none.",
         lambda s: seconds(s.gaps.unsettled_since_ms),
     ),
     counters(
