@@ -45,6 +45,7 @@ WELL: Final[Mapping[str, str]] = {
     "feed_messages_dropped_total": "0x240",
     "events_received_total": "0+600x240",
     'rejects_total{stage="validate",reason="repeat"}': "0+6x240",
+    "filler_ticks_rejected_total": "0x240",
     'sink_behind_seconds{sink="kafka"}': "0.1x240",
     'sink_needs_operator{sink="kafka"}': "0x240",
     'sink_until_loss_seconds{sink="kafka"}': "900000x240",
@@ -114,6 +115,16 @@ QUIET: Final[Mapping[str, Mapping[str, str]]] = {
     "a full journal that nobody needs": {'sink_until_loss_seconds{sink="kafka"}': "1000x240"},
     "a violation of long ago": {'rate_limit_violations_total{endpoint="x"}': "_x100 1x140"},
     "ticks that were lost before a start of long ago": {'sink_ticks_lost_total{sink="kafka"}': "_x100 7x140"},
+    "what is fetched is refused": {
+        'rejects_total{stage="validate",reason="spread"}': "0+60x240",
+        "filler_ticks_rejected_total": "0+60x240",
+    },
+    "what is fetched while nothing comes is refused": {
+        "events_received_total": "144000x240",
+        'rejects_total{stage="validate",reason="repeat"}': "0+0.1x240",
+        'rejects_total{stage="validate",reason="spread"}': "0+0.2x240",
+        "filler_ticks_rejected_total": "0+0.3x240",
+    },
     "a gap of a moment ago": {"gaps_unsettled_timestamp_seconds": NOW},
 }
 
