@@ -87,11 +87,18 @@ def _feed_reasons(state: State) -> list[str]:
     quiet, opened = ((state.at_ms - at) / 1000 for at in (since, opened_ms))
     if quiet > _patience(state) and opened > MUTE_SECONDS + STREAM_QUIET_SECONDS:
         return [f"connected, but no tick was accepted for {quiet:.0f} s though the market is open"]
-    silent = [s for s in feed.silent if s in open_symbols]
-    if silent and feed.market_said != "closed":
+    if silent := silent_symbols(state):
         said = f"; Polygon said {feed.refusals[-1]!r}" if feed.refusals else ""
         return [f"no ticks for {', '.join(silent)} in market hours, after resubscribing and reconnecting{said}"]
     return []
+
+
+def silent_symbols(state: State) -> list[str]:
+    """Those that were given up as silent though they should tick: their market is open, as far as Polygon says too."""
+    if state.feed.market_said == "closed":
+        return []
+    open_symbols = {s.symbol for s in state.validator.symbols if s.market_open}
+    return [symbol for symbol in state.feed.silent if symbol in open_symbols]
 
 
 def _patience(state: State) -> float:

@@ -16,7 +16,7 @@ from polygon_live.metrics import FAMILIES, MOST_SYMBOLS, PREFIX, Family, render,
 from polygon_live.room import RoomSnapshot
 from polygon_live.status import GapsSnapshot, RejectsSnapshot, RetentionSnapshot, State, WatcherSnapshot
 from tests.promtool import promtool
-from tests.test_status import CONFIGURATION, FEED, LIMITS, NOW, SINK, VALIDATOR, WELL
+from tests.test_status import CONFIGURATION, FEED, LIMITS, NOW, SINK, VALIDATOR, WELL, closed, with_feed
 
 README = Path(__file__).parent.parent / "README.md"
 DELAY = Spread(bounds=(0.1, 1.0), counts=(5, 3, 2), total=12.5, p50=0.1, p95=1.0, p99=1.0)
@@ -160,6 +160,17 @@ def test_nothing_is_said_of_what_is_not_known() -> None:
         "retention_verified_timestamp_seconds",
     ):
         assert PREFIX + name not in names
+
+
+def test_a_symbol_is_silent_only_where_it_should_tick() -> None:
+    silent = with_feed(silent=("EURUSD", "USDJPY"))
+    for state, count in (
+        (silent, 1),
+        (closed(silent), 0),
+        (with_feed(silent=("EURUSD",), market_said="closed"), 0),
+        (with_feed(silent=("EURUSD",), market_said="open"), 1),
+    ):
+        assert samples(state)[PREFIX + "feed_symbols_silent",] == count
 
 
 def test_of_all_pairs_only_the_first_have_series_of_their_own() -> None:

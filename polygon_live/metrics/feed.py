@@ -2,6 +2,7 @@
 
 from typing import Final, get_args
 
+from polygon_live.health import silent_symbols
 from polygon_live.metrics.family import Family, counter, counters, gauge, gauges, histogram, seconds
 from polygon_live.status import Stage
 
@@ -40,7 +41,11 @@ FEED: Final[tuple[Family, ...]] = (
     counter("feed_messages_dropped", "Messages dropped unjudged for want of memory.", lambda s: s.feed.dropped_frames),
     gauge("feed_waiting_characters", "Received and not judged yet.", lambda s: s.feed.waiting_characters),
     gauge("feed_symbols_acknowledged", "Symbols that Polygon confirmed.", lambda s: len(s.feed.acknowledged)),
-    gauge("feed_symbols_silent", "Symbols given up as silent until they tick.", lambda s: len(s.feed.silent)),
+    gauge(
+        "feed_symbols_silent",
+        "Symbols given up as silent until they tick, though their market is open, as far as Polygon says too.",
+        lambda s: len(silent_symbols(s)),
+    ),
     gauges(
         "feed_symbols_quiet",
         "Symbols that are silent for longer than is usual while others tick, by what was done so far.",
