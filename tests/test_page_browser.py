@@ -144,6 +144,7 @@ async def test_what_is_wrong_is_said_in_words_and_shapes_and_what_others_sent_st
         configuration=attrs.evolve(
             CONFIGURATION,
             generation=4,
+            unheard=f"no right to listen to {EVIL}",
             hub=attrs.evolve(CONFIGURATION.hub, url="http://hub", source="hub", version="9", updated_by=EVIL),
         ),
     )
@@ -186,6 +187,7 @@ async def test_what_is_wrong_is_said_in_words_and_shapes_and_what_others_sent_st
         configuration = await tab.text("#configured")
         assert "4, since" in configuration
         assert f"hub, 9, by {EVIL}" in configuration
+        assert f"Announcements\nno right to listen to {EVIL}" in configuration
         assert await tab.run("document.querySelectorAll('script').length") == 1
         assert await tab.run("document.querySelectorAll('img').length") == 0
         with pytest.raises(AssertionError, match="TrustedHTML"):

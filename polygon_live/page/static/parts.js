@@ -265,7 +265,7 @@ export class Configuration {
     });
   }
 
-  draw({ generation, digest, since_ms, values, ignored, hub, listening }, now) {
+  draw({ generation, digest, since_ms, values, ignored, hub, unheard }, now) {
     const refusal = hub.last_refusal;
     const from = refusal && [refusal.source, refusal.version, refusal.updated_by && `by ${refusal.updated_by}`];
     const heard = hub.fetched_ms === null ? null : `answered ${lasting(now - hub.fetched_ms)} ago`;
@@ -276,7 +276,7 @@ export class Configuration {
       ["Digest", digest],
       ["Central Hub", hub.url === null ? "none: the safe defaults hold" : [hub.url, heard].filter(Boolean).join(", ")],
       ["Its last error", hub.last_error, "warn"],
-      ["Announcements", listening, "warn"],
+      ["Announcements", unheard, "warn"],
       ["Refused", refusal && `${from.filter(Boolean).join(", ")}, ${instant(refusal.at_ms, now)}: ${refusal.faults.join("; ")}`, "bad"],
       ["Ignored", ignored.join(", "), "warn"],
     ]);
