@@ -305,6 +305,23 @@ async def test_a_stream_that_just_falls_silent_is_noticed(tmp_path: Path) -> Non
                 nursery.cancel_scope.cancel()
 
 
+async def test_an_event_that_takes_its_time_is_no_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    send_all = trio.SocketStream.send_all
+
+    async def slowly(stream: trio.SocketStream, data: bytes) -> None:
+        if b"event: full\n" in data:
+            for n in range(60):  # six seconds
+                await send_all(stream, data[n : n + 1])
+                await trio.sleep(0.1)
+            data = data[60:]
+        await send_all(stream, data)
+
+    monkeypatch.setattr(trio.SocketStream, "send_all", slowly)
+    async with shown(Lively().read, tmp_path) as (tab, url):
+        await tab.open(url)
+        await tab.until("document.getElementById('verdict').innerText === 'Healthy'")
+
+
 async def test_without_javascript_there_are_tables(tmp_path: Path) -> None:
     async with shown(Lively().read, tmp_path) as (tab, url):
         await tab.ask("Emulation.setScriptExecutionDisabled", value=True)

@@ -357,6 +357,14 @@ async def test_what_is_left_untaken_is_bounded(monkeypatch: pytest.MonkeyPatch) 
         await until(idle, b"alive")
 
 
+async def test_the_first_event_may_take_as_long_as_any_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "EVENT_SECONDS", 0)
+    async with served() as port, await dial(port) as stream:
+        await stream.send_all(ALIVE.replace(b"/health/live", b"/stream"))
+        told = await until_closed(stream)
+        assert told.count(b"event: ") == told.count(b"event: full\n") == 1
+
+
 async def test_followers_who_leave_or_speak_are_let_go_without_a_word() -> None:
     with capture_logs() as logs:
         async with served() as port:

@@ -29,9 +29,9 @@ PIECE_BYTES: Final = 4096
 REQUEST_SECONDS: Final = 5.0
 """That are waited for a request, from the beginning of a connection or the end of its last answer to its own end."""
 ANSWER_SECONDS: Final = 30.0
-"""In which the head of an answer must have been taken, and again its body."""
+"""In which the head of an answer must have been taken, and again its body, or the first part of one without an end."""
 EVENT_SECONDS: Final = 5.0
-"""In which a part of an answer without an end must have been."""
+"""In which each further part must have been."""
 PARTING_SECONDS: Final = 1.0
 """For the client to read why, although it still sends what nobody reads."""
 MOST_UNREAD: Final = 16
@@ -87,6 +87,7 @@ class _Connection:
         self._listening = trio.CancelScope()
         self._sending = trio.Lock()
         self._left = REQUEST_SECONDS
+        self._patience = ANSWER_SECONDS
         self._answered = trio.Event()
         self._answered.set()
         self._endless = False
@@ -152,10 +153,11 @@ class _Connection:
         self.turn.give()  # nobody else waits for it: what is not HTTP is answered in the turn it was read in
         async with self._sending:
             self._crowd.waits_for(self.scope, len(data))
-            limit = EVENT_SECONDS if self._endless else ANSWER_SECONDS
-            with trio.move_on_after(limit), suppress(trio.BrokenResourceError):
+            with trio.move_on_after(self._patience), suppress(trio.BrokenResourceError):
                 with suppress(trio.ClosedResourceError):  # the client was told the end before
                     await self._stream.send_all(data)
+                if self._endless:
+                    self._patience = EVENT_SECONDS
                 return
         self.scope.cancel()
 

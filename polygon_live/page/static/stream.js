@@ -2,7 +2,7 @@
 
 const FIRST_WAIT = 1000;
 const LONGEST_WAIT = 10000;
-/** An edition comes every second: after so long without one the line is dead, whatever it says. */
+/** An edition comes every second: after so long without any of one the line is dead, whatever it says. */
 const SILENCE = 5000;
 const TOKEN = "polygon-live token";
 
@@ -47,22 +47,20 @@ async function once(heard) {
     const response = await fetch("/stream", { headers, cache: "no-store", signal: ending.signal });
     if (response.status === 401) throw new Refused();
     if (!response.ok) throw new Error((await response.json()).error);
-    await read(response.body.pipeThrough(new TextDecoderStream()).getReader(), (name, body) => {
-      alive();
-      heard(name, body);
-    });
+    await read(response.body.pipeThrough(new TextDecoderStream()).getReader(), alive, heard);
   } finally {
     clearTimeout(timer);
     ending.abort();
   }
 }
 
-/** Events as the collector writes them: a line with the name, a line with JSON, an empty line. */
-async function read(reader, heard) {
+/** Events as the collector writes them: a line with the name, a line with JSON, an empty line. A large one takes its time. */
+async function read(reader, alive, heard) {
   let text = "";
   for (;;) {
     const { done, value } = await reader.read();
     if (done) return;
+    alive();
     const events = (text + value).split("\n\n");
     text = events.pop();
     for (const event of events) {
