@@ -29,6 +29,7 @@ import trio
 
 from polygon_live import __version__
 from polygon_live.backfill import Filler
+from polygon_live.blanking import blanker
 from polygon_live.calendar import Sessions, Stretches, open_since, open_stretches
 from polygon_live.calling import InThread
 from polygon_live.config import Settings
@@ -50,7 +51,7 @@ from polygon_live.sink import Identity, Sink
 from polygon_live.sinks.kafka import KafkaSink
 from polygon_live.sinks.nats import NatsSink
 from polygon_live.sinks.timescale import TimescaleSink
-from polygon_live.status import State
+from polygon_live.status import State, blanked
 from polygon_live.steering import ANNOUNCED_AT, Steering
 from polygon_live.supervise import Watcher
 from polygon_live.verification import Verification
@@ -101,6 +102,7 @@ class Collector:
         only: int | None = None,
     ) -> None:
         self._settings = settings
+        self._blank = blanker(settings.secrets())
         self._sessions = sessions
         self._only = only
         self.steering = steering
@@ -279,10 +281,9 @@ class Collector:
 
     def state(self) -> State:
         """Everything, now."""
-        now_ms = wall_ms()
-        pipeline = self.pipeline
+        pipeline, blank = self.pipeline, self._blank
         return State(
-            at_ms=now_ms,
+            at_ms=wall_ms(),
             started_ms=self._started_ms,
             version=__version__,
             collector=self._settings.collector_id,
@@ -290,16 +291,16 @@ class Collector:
             stopping=pipeline.stopping,
             configuration=self.steering.snapshot(),
             limits=self._turns.snapshot(),
-            feed=pipeline.feed_snapshot(),
+            feed=blanked(pipeline.feed_snapshot(), blank),
             validator=pipeline.validator.snapshot(self._sessions),
             rejects=pipeline.rejects.snapshot(),
             journal=pipeline.keeper.snapshot(),
             gaps=pipeline.gaps(),
-            filler=self.filler.snapshot(),
-            sinks=tuple(pump.snapshot() for pump in pipeline.pumps),
+            filler=blanked(self.filler.snapshot(), blank),
+            sinks=tuple(blanked(pump.snapshot(), blank) for pump in pipeline.pumps),
             retention=self.retention.snapshot(),
             verification=self.verification.snapshot(),
-            watchers=tuple(w.snapshot() for w in (*pipeline.watchers, *self._watchers)),
+            watchers=tuple(blanked(w.snapshot(), blank) for w in (*pipeline.watchers, *self._watchers)),
         )
 
 

@@ -1,7 +1,7 @@
 """What each component says of itself: frozen snapshots, which the composition root collects into a ``State``."""
 
-from collections.abc import Mapping
-from typing import Final, Literal
+from collections.abc import Callable, Mapping
+from typing import Final, Literal, TypeVar
 
 import attrs
 
@@ -338,3 +338,11 @@ class State:
     retention: RetentionSnapshot
     watchers: tuple[WatcherSnapshot, ...]
     verification: VerificationSnapshot = UNVERIFIED
+
+
+Told = TypeVar("Told", FeedSnapshot, FillerSnapshot, SinkSnapshot, WatcherSnapshot)
+
+
+def blanked(told: Told, blank: Callable[[str], str]) -> Told:
+    """Without secrets in its ``last_error``: who was told one may repeat it, be it a server or a library."""
+    return told if told.last_error is None else attrs.evolve(told, last_error=blank(told.last_error))

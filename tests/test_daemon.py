@@ -1,6 +1,7 @@
 """The whole collector as a process, between a stand-in Polygon on a real socket and three real stores."""
 
 import json
+import random
 import shutil
 import signal
 import subprocess
@@ -14,13 +15,18 @@ import pytest
 import trio
 
 from polygon_live.blocks import MOST_TICKS
+from polygon_live.config import settings_from
+from polygon_live.daemon import Collector, steered
 from polygon_live.embedded import Broker, Nats, Postgres
+from polygon_live.errors import StoreUnavailable
+from polygon_live.health import health
 from polygon_live.standin import Script, StandIn
 from polygon_live.standin.faults import bad_frames
 from polygon_live.standin.market import real_ticks, replay
+from polygon_live.supervise import Watcher
 from polygon_live.wire import Quote
 from tests import reading
-from tests.collecting import KEY, collector
+from tests.collecting import KEY, collector, environment
 from tests.comparing import archive_agrees, messages_agree, table_agrees, ticks_of
 from tests.engines.nats import in_stream
 from tests.place import STORES, Flow, Place, now_ms, with_stream
@@ -500,3 +506,26 @@ async def test_it_says_up_to_when_the_stores_hold_what_was_accepted(place: Place
         assert [s["compared"] >= MOST_TICKS for s in state["verification"]["stores"]] == [True] * 3
         assert "polygon_live_verification_timestamp_seconds" in (await running.get("/metrics")).text
         await running.until_health(200)
+
+
+async def test_a_secret_that_a_failure_repeats_is_not_shown(clean_environment: dict[str, str]) -> None:
+    nowhere = {"ws_url": "ws://127.0.0.1:1/forex", "nats_url": "nats://127.0.0.1:1", "broker": "127.0.0.1:1"}
+    env = environment(clean_environment, dsn="postgresql://me:s3cret-w0rd@127.0.0.1:1/d", **nowhere)
+    settings = settings_from(env)
+    mine = Collector(settings, await steered(settings))
+
+    async def fail() -> None:
+        await trio.lowlevel.checkpoint()
+        raise LookupError(f"no {KEY} in {settings.timescale_dsn.reveal()}, for 's3cret-w0rd'")
+
+    watcher = Watcher("odd job", fail, random.Random())
+    mine._watchers.append(watcher)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(mine.run)
+        await until(lambda: watcher.snapshot().restarts)
+        for pump in mine.pipeline.pumps:
+            pump._error = StoreUnavailable(f"it says that {KEY} is wrong")
+        state = mine.state()
+        nursery.cancel_scope.cancel()
+    assert "the odd job task is failing: LookupError: no *** in ***, for '***'" in health(state).reasons
+    assert {sink.last_error for sink in state.sinks} == {"it says that *** is wrong"}
