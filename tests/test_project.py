@@ -1,10 +1,13 @@
 """What the repository says of itself is so."""
 
+import os
 import re
+import shutil
 import subprocess
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Final
 
 import attrs
 import pytest
@@ -117,3 +120,45 @@ def test_no_file_is_too_long_to_be_one_idea() -> None:
         path: len((ROOT / path).read_text().splitlines()) for path in tracked() if path.startswith("polygon_live/")
     }
     assert {path: n for path, n in lengths.items() if n > 350} == {}
+
+
+PROGRAMS: Final = ("java", "mvn", "npm", "chromium", "chromium-headless-shell", "curl", "promtool")
+JUST: Final = """#!/bin/bash
+case $1 in
+    saturday) exit 3 ;;
+    lint) sleep 0.5; echo "lint has spoken" ;;
+esac
+"""
+TOLD: Final = """#!/bin/bash
+echo "${0##*/} $*"
+"""
+
+
+def ci_run(folder: Path, *, lacks: str = "") -> tuple[int, list[str]]:
+    """Our ``.ci/run``, where ``just`` and all that it could install or need are ours too."""
+    (folder / ".ci").mkdir()
+    (folder / "ops").mkdir()
+    shutil.copy(ROOT / ".ci/run", folder / ".ci/run")
+    scripts = {"ops/just": JUST, "apt-get": TOLD, "sudo": TOLD, **dict.fromkeys(PROGRAMS, TOLD)}
+    for name, script in scripts.items():
+        if name != lacks:
+            (folder / name).write_text(script)
+            (folder / name).chmod(0o755)
+    for name in ("bash", "dirname", "env", "sleep"):
+        (folder / name).symlink_to(shutil.which(name) or name)
+    with (folder / "told").open("w+") as told:  # a pipe would wait for who is left behind
+        done = subprocess.run([folder / ".ci/run"], env={"PATH": str(folder)}, stdout=told, stderr=told, check=False)
+        told.seek(0)
+        return done.returncode, told.read().splitlines()
+
+
+def test_ci_waits_for_what_lint_says_though_something_else_failed(tmp_path: Path) -> None:
+    assert ci_run(tmp_path) == (3, ["lint has spoken"])
+
+
+def test_ci_waits_for_who_else_installs_and_asks_for_the_right_to(tmp_path: Path) -> None:
+    _, (_, update, install, *_) = ci_run(tmp_path, lacks="mvn")
+    for line in (update, install):
+        assert line.startswith("sudo env " if os.geteuid() else "apt-get ")
+        assert " -o DPkg::Lock::Timeout=300 " in line
+    assert install.endswith(" maven")
