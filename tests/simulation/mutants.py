@@ -102,10 +102,10 @@ MUTANTS: Final = (
     Mutant(
         "offered to the stores before it is in the journal",
         "polygon_live/pipeline.py",
-        "        await self.keeper.append(batch)\n        self._last = batch.last\n        for pump in self.pumps:\n"
-        "            pump.backlog.offer(batch)\n",
-        "        self._last = batch.last\n        for pump in self.pumps:\n            pump.backlog.offer(batch)\n"
-        "        await self.keeper.append(batch)\n",
+        "        await self.keeper.append(batch)\n        self._last = batch.last\n        self.blocks.add(batch)\n"
+        "        for pump in self.pumps:\n            pump.backlog.offer(batch)\n",
+        "        self._last = batch.last\n        self.blocks.add(batch)\n        for pump in self.pumps:\n"
+        "            pump.backlog.offer(batch)\n        await self.keeper.append(batch)\n",
     ),
     Mutant(
         "the journal is never synced",

@@ -11,6 +11,7 @@ import pytest
 import trio
 
 from tests.simulation.disk import Disk
+from tests.simulation.mutants import MUTANTS, ROOT, Mutant
 from tests.simulation.plan import End, draw
 from tests.simulation.run import play, simulate
 from tests.simulation.seeded import ThreadStarted, run_seeded
@@ -86,3 +87,8 @@ def test_the_order_of_tasks_follows_from_the_seed() -> None:
 
     assert order(1) == order(1)
     assert order(1) != order(2)
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_each_way_of_breaking_it_still_stands_once_in_the_code(mutant: Mutant) -> None:
+    assert (ROOT / mutant.file).read_text().count(mutant.here) == 1
