@@ -233,14 +233,16 @@ async def test_without_a_cursor_it_begins_after_the_highest_tick_that_is_there(t
     sink = sinks(table)
     await sink.open()
     await sink.write(a_batch(5, 9))
-    await sink.write(as_batch([a_tick(10, NOW_MS - 5000), a_tick(11, NOW_MS - 9000)]))
+    await sink.write(
+        as_batch([a_tick(10, NOW_MS - 5000), a_tick(11, NOW_MS - 2 * 3_600_000), a_tick(12, NOW_MS - 3_600_000)])
+    )
     other = TimescaleSink(Secret(table), Identity("c2", "journal-1", "host-1"), "acme", now_ms=lambda: NOW_MS)
     await other.open()
     await other.write(a_batch(100))
     await other.aclose()
     do(table, "delete from tick_cursors")
-    assert await sinks(table, 2).open() == Opened(11)
-    assert [row[:3] for row in do(table, ROW)] == [("journal-2", 11, "host-2")]
+    assert await sinks(table, 2).open() == Opened(12)
+    assert [row[:3] for row in do(table, ROW)] == [("journal-2", 12, "host-2")]
 
 
 async def test_a_cursor_removed_under_an_open_connection_is_made_again(table: str, sinks: Sinks) -> None:

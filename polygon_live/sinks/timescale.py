@@ -39,8 +39,9 @@ class TimescaleSink:
 
     SET_UP_SECONDS: ClassVar = 60.0
     """The first set-up of an adopted table may build two indexes, each at most 25 s (``statement_timeout``)."""
-    CLAIM_SECONDS: ClassVar = 60.0
-    """Where ticks are there and no cursor, all of them are read, once, which may take 50 s (``HIGHEST_TIMEOUT``)."""
+    SEARCH_SECONDS: ClassVar = 900.0
+    """Where there is no cursor, all ticks there are read, once; each piece may take 50 s (``HIGHEST_TIMEOUT``).
+    """
     WRITE_SECONDS: ClassVar = 30.0
     """Batches take milliseconds. A server that is busy with a checkpoint on a slow disk may take seconds; one that
     takes longer than the 25 s after which it gives up by itself does not answer any more."""
@@ -91,7 +92,7 @@ class TimescaleSink:
         table = TickTable(layout, collector=self._identity.collector, tenant=self._tenant)
         self._heir_of = dead or self._heir_of
         cursor = await self._ask(
-            self.CLAIM_SECONDS,
+            self.WRITE_SECONDS if mark else self.SEARCH_SECONDS,
             "claim its cursor",
             lambda c: claim(
                 c, self._identity, session.backend, dead=dead, highest=table.highest, unchanged=layout.unchanged

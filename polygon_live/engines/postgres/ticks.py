@@ -96,12 +96,20 @@ class TickTable:
         return frozenset(int(seq) for (seq,) in rows if seq in seqs)
 
     def highest(self, connection: Connection) -> int | None:
-        """The highest ``seq`` of this collector. Reads the whole table, and takes its time."""
-        asked = sql.SQL("select max(seq) from {} where collector = %s").format(self._layout.table.quoted)
-        with connection.transaction():
-            connection.execute("select set_config('statement_timeout', %s, true)", [HIGHEST_TIMEOUT])
-            row = connection.execute(asked, [self._collector]).fetchone()
-        return int(row[0]) if row and row[0] is not None else None
+        """The highest ``seq`` of this collector. Reads the whole table, and takes its time: piece by piece, for many
+        million rows are more than one statement may take. What was fetched lies in old ones under new numbers.
+        """
+        asked = sql.SQL("select max(seq) from {0} where collector = %s and time >= %s::{1} and time < %s::{1}").format(
+            self._layout.table.quoted, sql.SQL(self._layout.types["time"])
+        )
+        found = []
+        for piece in self._layout.storage.pieces(connection):
+            span = piece.start or "-infinity", piece.end or "infinity"
+            with connection.transaction():
+                connection.execute("select set_config('statement_timeout', %s, true)", [HIGHEST_TIMEOUT])
+                row = connection.execute(asked, [self._collector, *span]).fetchone()
+            found += [int(row[0])] if row and row[0] is not None else []
+        return max(found, default=None)
 
     def between(self, connection: Connection, after: int, last: int) -> list[bytes]:
         """The JSON of this collector's ticks with a ``seq`` above ``after`` up to ``last``, in order: as it was
