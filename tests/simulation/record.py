@@ -139,7 +139,7 @@ class Record:
         """The folder is lost, and with it the knowledge of which numbers were used."""
         for one in self.accepted.values():
             one.forgotten = one.lost = True
-        self.before_fresh, self.highest = max(self.before_fresh, self.highest), 0
+        self.before_fresh, self.highest, self.synced = max(self.before_fresh, self.highest), 0, 0
         self.era += 1
         return len(self.accepted)
 
