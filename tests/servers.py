@@ -33,8 +33,8 @@ SESSION: Final = uuid.uuid4().hex
 """Every process that the tests start inherits it, and is found by it. Each of pytest's own processes has another."""
 os.environ[SESSION_VARIABLE] = SESSION
 WORKERS: Final = 16
-"""As many of pytest's processes as ever run at once have ports of their own."""
-_worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+"""As many of pytest's processes as ever run at once have ports of their own, one that runs alone beside them too."""
+_worker = int(os.environ.get("PYTEST_XDIST_WORKER", f"gw{WORKERS - 1}").removeprefix("gw"))
 embedded_server.PORTS = embedded_server.PORTS[_worker % WORKERS :: WORKERS]  # type: ignore[misc]
 
 
