@@ -109,7 +109,7 @@ async def started(running: Running) -> None:
 
 async def test_by_hand_beside_a_running_collector(world: World) -> None:
     async with world.running() as running:
-        await started(running)
+        await drained(running)  # before that it says that it waits for a store
         ran = await done(world.env, *world.span)
         assert (ran.returncode, ran.stderr) == (0, b"")
         assert b": filled, 3000 ticks delivered (3000 quotes compared)\n" in ran.stdout
